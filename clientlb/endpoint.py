@@ -1,0 +1,84 @@
+"""Endpoint: one reachable server of a service, as a registry describes it. A value: it has no live state."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from clientlb.errors import InvalidEndpointError
+
+# A host ends up in a URL and in a socket call. Whatever could smuggle credentials, a path or a second
+# header line into either is refused here, once, for every registry.
+_BAD_IN_HOST = re.compile(r"[\s\x00-\x1f\x7f/\\@?#\[\]%]")
+_NO_METADATA: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One server: where it listens and what its registry says about it.
+
+    Args:
+        host: Name or IP address. An IPv6 address is written without brackets.
+        port: 1 to 65535.
+        id: The instance's identity in its registry; `host:port` when left out. A server that comes back on
+            the same address under another id is a new server: it starts with a clean health record.
+        weight: Share of the traffic relative to its peers, above 0 (default 1.0, as in Consul).
+        secure: The server speaks TLS.
+        zone: Failure domain, such as an availability zone.
+        version: Version of the software that runs there.
+        started_at: When the server started, in seconds since the epoch.
+        metadata: Anything else that the registry knows, as strings.
+
+    Raises:
+        InvalidEndpointError: A host, port or weight that no server can have.
+    """
+
+    host: str
+    port: int
+    id: str = ""
+    weight: float = 1.0
+    secure: bool = False
+    zone: str | None = None
+    version: str | None = None
+    started_at: float | None = None
+    metadata: Mapping[str, str] = field(default=_NO_METADATA, hash=False)
+
+    def __post_init__(self) -> None:
+        host, port, weight = self.host, self.port, self.weight
+        if not isinstance(host, str) or not host or len(host) > 253 or _BAD_IN_HOST.search(host):
+            raise InvalidEndpointError(f"endpoint host {_short(host)} is not a host name or an IP address")
+        if not isinstance(port, int) or isinstance(port, bool) or not 0 < port < 65536:
+            raise InvalidEndpointError(f"endpoint {host}: port {_short(port)} is not a number from 1 to 65535")
+        if not isinstance(weight, (int, float)) or not math.isfinite(weight) or weight <= 0:
+            raise InvalidEndpointError(f"endpoint {host}:{port}: weight {_short(weight)} is not above 0")
+        if not self.id:
+            object.__setattr__(self, "id", self.address)
+        if self.metadata is not _NO_METADATA:
+            object.__setattr__(self, "metadata", MappingProxyType(dict(self.metadata)))
+
+    @property
+    def address(self) -> str:
+        """`host:port`, with an IPv6 host in brackets."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """What makes two descriptions the same server: id, host and port."""
+        return (self.id, self.host, self.port)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # a mappingproxy cannot be pickled, and endpoints travel between processes
+        values = (self.host, self.port, self.id, self.weight, self.secure, self.zone, self.version)
+        return (Endpoint, (*values, self.started_at, dict(self.metadata)))
+
+    def __str__(self) -> str:
+        return self.address
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

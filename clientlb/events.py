@@ -1,0 +1,105 @@
+"""Events: frozen facts about what the balancer did. Hooks receive them after the lock is released.
+
+An event is emitted only for changes (a list, a breaker, a retry), never for an ordinary call: figures about calls are
+read from `Services.stats()`, which costs the hot path nothing extra.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from clientlb.endpoint import Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to one service."""
+
+    service: str
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointsChanged(Event):
+    """Discovery delivered a list that differs from the one before."""
+
+    added: tuple[Endpoint, ...]
+    removed: tuple[Endpoint, ...]
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class DiscoveryFailed(Event):
+    """The registry could not be read; the last good list of `size` endpoints stays in use."""
+
+    error: Exception
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class DiscoveryRecovered(Event):
+    """The registry answered again after `DiscoveryFailed`."""
+
+    outage: float
+    """Seconds since the first failure."""
+
+
+@dataclass(frozen=True, slots=True)
+class EmptyListHeld(Event):
+    """The registry says that nobody is there; the last good list is kept for `seconds` before that is believed."""
+
+    size: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ejected(Event):
+    """The breaker of an endpoint opened: it gets no calls for `seconds`."""
+
+    endpoint: Endpoint
+    reason: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Probing(Event):
+    """An ejected endpoint is offered one call, to see whether it works again."""
+
+    endpoint: Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Restored(Event):
+    """An ejected endpoint answered a call: it takes part again."""
+
+    endpoint: Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Panicked(Event):
+    """No healthy endpoint is left: all `size` of them are used, whatever their state."""
+
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Retried(Event):
+    """An attempt failed and another one follows after `delay` seconds."""
+
+    endpoint: Endpoint
+    attempt: int
+    reason: str
+    delay: float
+
+
+@dataclass(frozen=True, slots=True)
+class RetryDenied(Event):
+    """An attempt failed and could have been repeated, but the retry budget of the service is spent."""
+
+    endpoint: Endpoint
+    attempt: int
+    reason: str
+
+
+EventHook = Callable[[Event], None]
+"""What receives events. It runs on the thread of whoever caused the event, so it must return quickly."""

@@ -1,0 +1,40 @@
+"""Outcome: how an attempt went. The one language between the shells and the core."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+
+class Outcome(enum.Enum):
+    """Four answers to "how did it go?" (after Finagle's `ResponseClass`).
+
+    FAILURE and RETRYABLE both count against the endpoint. IGNORED is evidence of nothing: a cancelled call or the
+    client's own mistake; it gives back a probe that it held.
+    """
+
+    SUCCESS = "success"
+    FAILURE = "failure"
+    RETRYABLE = "retryable"
+    IGNORED = "ignored"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """An outcome with its reason, as a shell reports it to the call.
+
+    Args:
+        outcome: How the attempt went.
+        reason: Why, in a word or two, for people: `"503"`, `"ConnectError"`, `"UNAVAILABLE"`.
+        sent: False when the request surely never reached the application, so that repeating it is safe even if
+            the call is not idempotent.
+        retry_after: The server asked to wait this many seconds before another attempt.
+    """
+
+    outcome: Outcome
+    reason: str = ""
+    sent: bool = True
+    retry_after: float | None = None
+
+
+SUCCEEDED = Verdict(Outcome.SUCCESS)
