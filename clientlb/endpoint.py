@@ -45,7 +45,7 @@ class Endpoint:
     zone: str | None = None
     version: str | None = None
     started_at: float | None = None
-    metadata: Mapping[str, str] = field(default=_NO_METADATA, hash=False)
+    metadata: Mapping[str, str] = field(default_factory=lambda: _NO_METADATA, hash=False)
 
     def __post_init__(self) -> None:
         host, port, weight = self.host, self.port, self.weight

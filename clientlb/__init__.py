@@ -1,0 +1,63 @@
+"""clientlb: call a service instead of a server.
+
+General layout, from the bottom up; imports point down only (`tests/test_layers.py`):
+
+    endpoint outcome errors events options   values; registries and telemetry see nothing else
+    policy health retry                      pure decisions: who is next, who may be tried, when again
+    node balancer pick                       one service: its endpoints, its one lock, its one clock
+    call drive decorator                     the life of one call, without I/O, and the loops that drive it
+    discovery registration                   edges: who exists, and how to be found
+    services                                 balancers by name, fed by a registry
+    httpx httpx2 grpc telemetry cli          edges: import what you need
+
+This module imports none of httpx, grpc, kazoo, consul and prometheus_client.
+"""
+
+from clientlb import registration
+from clientlb.balancer import Balancer
+from clientlb.call import Trace, Tried
+from clientlb.config import load_options
+from clientlb.endpoint import Endpoint
+from clientlb.errors import (
+    ClientLBError,
+    ClosedError,
+    ConfigurationError,
+    DiscoveryError,
+    InvalidEndpointError,
+    NoEndpointsError,
+    RegistrationError,
+)
+from clientlb.options import BudgetOptions, CallOptions, HealthOptions, Options, RetryOptions
+from clientlb.outcome import Outcome, Verdict
+from clientlb.pick import Pick
+from clientlb.services import Services
+from clientlb.stats import EndpointStats, ServiceStats
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Balancer",
+    "BudgetOptions",
+    "CallOptions",
+    "ClientLBError",
+    "ClosedError",
+    "ConfigurationError",
+    "DiscoveryError",
+    "Endpoint",
+    "EndpointStats",
+    "HealthOptions",
+    "InvalidEndpointError",
+    "NoEndpointsError",
+    "Options",
+    "Outcome",
+    "Pick",
+    "RegistrationError",
+    "RetryOptions",
+    "ServiceStats",
+    "Services",
+    "Trace",
+    "Tried",
+    "Verdict",
+    "load_options",
+    "registration",
+]

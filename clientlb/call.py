@@ -1,0 +1,178 @@
+"""The life of one logical call, as a generator without I/O. Written once; every shell only obeys it.
+
+    steps = call(balancer, idempotent=True)
+    step = next(steps)                      # Attempt, or Wait while no endpoint is known yet
+    ...send the request to step.pick.endpoint...
+    step = steps.send(verdict)              # None: that attempt stands. Else Sleep or the next Attempt
+
+Who has the last word releases: when `None` comes back, the pick of the last attempt belongs to the shell, which releases it
+when the response has been read (or at once after an error). Picks of attempts that are repeated are released here.
+Closing the generator while an attempt runs (cancellation, KeyboardInterrupt) ends its pick as IGNORED.
+`clientlb.drive` has the two loops, one for functions and one for coroutines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from clientlb import events
+from clientlb.backoff import RetryState
+from clientlb.balancer import Balancer
+from clientlb.endpoint import Endpoint
+from clientlb.node import Node
+from clientlb.options import RetryOptions
+from clientlb.outcome import Outcome, Verdict
+from clientlb.pick import Pick
+from clientlb.retry.policy import Refusal, decide
+
+
+@dataclass(slots=True)
+class Attempt:
+    """Send the request to `pick.endpoint`, then send the verdict into the generator."""
+
+    pick: Pick
+    number: int
+    """1 for the first attempt."""
+    trace: Trace
+
+
+@dataclass(frozen=True, slots=True)
+class Sleep:
+    """Wait `seconds` before going on."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Wait until the balancer has endpoints, at most `seconds`."""
+
+    seconds: float
+
+
+Step: TypeAlias = Attempt | Sleep | Wait
+Steps: TypeAlias = Generator[Step | None, Verdict | None, None]
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """One attempt of a call: where it went and why it was not the last one, or how it ended."""
+
+    endpoint: Endpoint
+    reason: str
+    seconds: float
+    """Time to the head of the response or to the failure."""
+
+
+class Trace:
+    """What happened to one call: `response.extensions["clientlb"]`, and the notes of an exception.
+
+    Attributes:
+        service: Name of the service.
+        attempts: Every attempt in order, with its endpoint and its reason.
+        refusal: Why no further attempt was made after the last one failed; None after a success.
+    """
+
+    __slots__ = ("attempts", "refusal", "service")
+
+    def __init__(self, service: str) -> None:
+        self.service = service
+        self.attempts: list[Tried] = []
+        self.refusal: Refusal | None = None
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where the last attempt went."""
+        return self.attempts[-1].endpoint
+
+    def __str__(self) -> str:
+        made = "; ".join(
+            f"attempt {number} at {tried.endpoint}: {tried.reason or 'ok'} after {tried.seconds * 1000:.1f} ms"
+            for number, tried in enumerate(self.attempts, 1)
+        )
+        return f"service {self.service!r}: {made}" + (f"; not retried: {self.refusal.value}" if self.refusal else "")
+
+    def __repr__(self) -> str:
+        return f"<Trace {self}>"
+
+
+def call(
+    balancer: Balancer,
+    *,
+    idempotent: bool,
+    replayable: bool = True,
+    retry: RetryOptions | None = None,
+    deadline: float | None = None,
+) -> Steps:
+    """Make the steps of one call.
+
+    Args:
+        balancer: Of the service to call.
+        idempotent: The call may safely reach two servers.
+        replayable: The request can be sent again; False for a one-shot body.
+        retry: Replaces the service's retry options.
+        deadline: When the caller stops waiting, in seconds of the balancer's clock.
+
+    Raises:
+        NoEndpointsError: No endpoint became known in time.
+    """
+    clock = balancer.clock
+    repeatable = idempotent and replayable
+    pick = balancer.try_pick(repeatable=repeatable)
+    if pick is None:
+        asked_at = clock()
+        patience = balancer.options.wait_for_endpoints
+        yield Wait(patience if deadline is None else max(0.0, min(patience, deadline - asked_at)))
+        pick = balancer.try_pick(repeatable=repeatable)
+        if pick is None:
+            raise balancer.no_endpoints(asked_at)
+    trace = Trace(balancer.service)
+    state: RetryState | None = None
+    tried: list[Node] = []
+    attempt = Attempt(pick, 1, trace)
+    started = pick.started
+    while True:
+        try:
+            verdict = yield attempt
+            assert verdict is not None, "an attempt is answered with its verdict"
+        except BaseException:
+            pick.release(Outcome.IGNORED)
+            raise
+        now = clock()
+        trace.attempts.append(Tried(pick.node.endpoint, verdict.reason, now - pick.started))
+        pick.observe(verdict.outcome, verdict.reason)
+        if verdict.outcome is not Outcome.RETRYABLE:
+            break
+        if state is None:
+            state = RetryState(balancer.rng, started)
+        decision = decide(
+            verdict,
+            retry or balancer.options.retry,
+            state,
+            balancer.withdraw_retry,
+            now=now,
+            rng=balancer.rng,
+            idempotent=idempotent,
+            replayable=replayable,
+            deadline=deadline,
+        )
+        endpoint = pick.node.endpoint
+        if isinstance(decision, Refusal):
+            trace.refusal = decision
+            if decision is Refusal.OUT_OF_BUDGET:
+                balancer.count_retry(events.RetryDenied(balancer.service, endpoint, attempt.number, verdict.reason))
+            break
+        pick.release()
+        tried.append(pick.node)
+        balancer.count_retry(events.Retried(balancer.service, endpoint, attempt.number, verdict.reason, decision))
+        if decision > 0:
+            yield Sleep(decision)
+        again = balancer.try_pick(tried, repeatable=repeatable)
+        if again is None:  # the list became empty meanwhile
+            raise balancer.no_endpoints(started)
+        pick = again
+        state.attempt_number += 1
+        attempt = Attempt(pick, state.attempt_number, trace)
+    yield None

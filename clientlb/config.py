@@ -1,0 +1,124 @@
+"""Reads options from a TOML file and from `CLIENTLB_*` variables into the classes of `clientlb.options`."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tenacity.stop import stop_after_attempt
+
+from clientlb.backoff import full_jitter
+from clientlb.errors import ConfigurationError
+from clientlb.options import BudgetOptions, HealthOptions, Options, RetryOptions, require_int, require_number
+
+
+def load_options(
+    path: str | os.PathLike[str] | None = None, environ: Mapping[str, str] | None = None
+) -> dict[str, Options]:
+    """Read options from a TOML file and from the environment; the environment wins.
+
+    The file has a table `[default]` and one `[services.NAME]` for each service that differs. Nested options are nested
+    tables. In the place of tenacity objects stand `retry.attempts`, `retry.backoff` and `retry.backoff_max`::
+
+        [default]
+        policy = "p2c"
+        [services.orders.retry]
+        attempts = 5
+        backoff = 0.05
+
+    Variables set defaults for every service: `CLIENTLB_POLICY`, `CLIENTLB_RETRY__ATTEMPTS` (two underscores for a dot).
+
+    Args:
+        path: The TOML file; None takes `CLIENTLB_CONFIG`, or no file.
+        environ: The variables; None takes the process's own.
+
+    Returns:
+        Options by service name; `"*"` has the default. Pass it as `Services(..., options=load_options())`.
+
+    Raises:
+        ConfigurationError: The file cannot be read, or an option does not exist or is out of range.
+    """
+    environ = os.environ if environ is None else environ
+    path = path or environ.get("CLIENTLB_CONFIG")
+    document: dict[str, Any] = {}
+    if path:
+        try:
+            document = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ConfigurationError(f"options file {os.fspath(path)}: {error}") from error
+    if unknown := sorted(set(document) - {"default", "services"}):
+        raise ConfigurationError(f"options file {path}: [{unknown[0]}] is neither [default] nor [services.NAME]")
+    variables = _tree_of_variables(environ)
+    default = _merge(document.get("default", {}), variables)
+    loaded = {"*": _build(Options, default, "default")}
+    for service, table in document.get("services", {}).items():
+        merged = _merge(_merge(document.get("default", {}), table), variables)
+        loaded[service] = _build(Options, merged, f"services.{service}")
+    return loaded
+
+
+def _tree_of_variables(environ: Mapping[str, str]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for variable, text in environ.items():
+        if not variable.startswith("CLIENTLB_") or variable == "CLIENTLB_CONFIG":
+            continue
+        *tables, name = variable.removeprefix("CLIENTLB_").lower().split("__")
+        if not tables and name not in Options.__dataclass_fields__:
+            continue  # other parts of clientlb have variables of their own
+        table = tree
+        for step in tables:
+            table = table.setdefault(step, {})
+        try:
+            table[name] = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            table[name] = text
+    return tree
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for name, value in over.items():
+        below = merged.get(name)
+        merged[name] = _merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _build(kind: type[Any], table: object, where: str) -> Any:
+    if not isinstance(table, Mapping):
+        raise ConfigurationError(f"options: {where} is {table!r}; give a table")
+    values = dict(table)
+    if kind is RetryOptions:
+        _take_backoff(values, where)
+    nested = {"health": HealthOptions, "retry": RetryOptions, "budget": BudgetOptions}
+    known = {option.name for option in dataclasses.fields(kind)}
+    for name, value in values.items():
+        if name not in known:
+            raise ConfigurationError(f"options: {where}.{name} does not exist; known: {', '.join(sorted(known))}")
+        if name in nested:
+            values[name] = _build(nested[name], value, f"{where}.{name}")
+        elif isinstance(value, list):
+            values[name] = frozenset(value)
+    try:
+        return kind(**values)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"options: in {where}: {error}") from None
+
+
+def _take_backoff(values: dict[str, Any], where: str) -> None:
+    """Replace the words of a TOML file by the tenacity objects that they stand for."""
+    attempts = values.pop("attempts", None)
+    backoff, backoff_max = values.pop("backoff", None), values.pop("backoff_max", None)
+    if attempts is not None:
+        require_int(f"{where}.attempts", attempts, 1)
+        values["stop"] = stop_after_attempt(attempts)
+    if backoff is not None or backoff_max is not None:
+        default = full_jitter()
+        initial = default.initial if backoff is None else backoff
+        ceiling = max(default.max, initial) if backoff_max is None else backoff_max
+        require_number(f"{where}.backoff", initial, at_least=0)
+        require_number(f"{where}.backoff_max", ceiling, at_least=initial)
+        values["wait"] = full_jitter(initial, ceiling)

@@ -1,0 +1,96 @@
+"""One thread that looks at things at an interval: how `file` and `dir` notice a change.
+
+Polling costs a few system calls per look and works on every file system, over every kind of replacement of a file.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+
+logger = logging.getLogger("clientlb.discovery")
+
+Look = Callable[[], float | None]
+"""Looks once. Returns the seconds after which it wants to look again if that is sooner than the interval."""
+
+_SHORTEST_PAUSE = 0.001
+_JOIN_PATIENCE = 0.5
+
+
+class Poller:
+    """Calls every look that was added, at an interval, on one daemon thread.
+
+    The thread starts with the first look and ends with the last one. A forked child begins without any: what was
+    added in the parent stays there.
+
+    Args:
+        name: The thread is named `clientlb-NAME`.
+        interval: Seconds between two looks.
+    """
+
+    def __init__(self, name: str, interval: float) -> None:
+        self._name = name
+        self._interval = interval
+        self._reset()
+
+    def _reset(self) -> None:
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._looks: tuple[Look, ...] = ()
+        self._thread: threading.Thread | None = None
+        self._wake = threading.Event()  # one per thread
+
+    def add(self, look: Look) -> None:
+        """Call `look` soon, and from then on at the interval."""
+        if self._pid != os.getpid():
+            self._reset()
+        with self._lock:
+            self._looks = (*self._looks, look)
+            if self._thread is None:
+                self._wake = threading.Event()
+                self._thread = threading.Thread(
+                    target=self._run, args=(self._wake,), name=f"clientlb-{self._name}", daemon=True
+                )
+                self._thread.start()
+            self._wake.set()
+
+    def remove(self, look: Look) -> None:
+        """Call `look` no more. Unknown ones are ignored. Ends the thread if it was the last one."""
+        if self._pid == os.getpid():
+            self._keep(lambda other: other != look)
+
+    def clear(self) -> None:
+        """Remove every look."""
+        if self._pid == os.getpid():
+            self._keep(lambda _: False)
+
+    def _keep(self, wanted: Callable[[Look], bool]) -> None:
+        ended = None
+        with self._lock:
+            self._looks = tuple(filter(wanted, self._looks))
+            if not self._looks:
+                ended, self._thread = self._thread, None
+            self._wake.set()
+        if ended is not None and ended is not threading.current_thread():
+            ended.join(_JOIN_PATIENCE)
+
+    def _run(self, wake: threading.Event) -> None:
+        me = threading.current_thread()
+        while True:
+            wake.clear()
+            with self._lock:
+                if self._thread is not me:
+                    return
+                looks = self._looks
+            pause = min((self._look(look) for look in looks), default=self._interval)
+            wake.wait(max(pause, _SHORTEST_PAUSE))
+
+    def _look(self, look: Look) -> float:
+        try:
+            wanted = look()
+        except Exception:  # a mistake of ours in one resolver must not blind the others
+            logger.exception("looking at %s failed", self._name)
+            wanted = None
+        return self._interval if wanted is None else min(wanted, self._interval)

@@ -1,0 +1,71 @@
+"""Says in words what a balancer knows and why: for `explain()` and for errors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from clientlb.health.breaker import State
+from clientlb.node import Node
+
+if TYPE_CHECKING:
+    from clientlb.balancer import Balancer
+
+
+def balancer(asked: Balancer, now: float) -> str:
+    """Describe a service, and each of its endpoints on a line of its own."""
+    nodes = asked.nodes
+    ready = sum(1 for node in nodes if node.breaker.state is State.CLOSED)
+    policy = asked.options.policy
+    name = policy if isinstance(policy, str) else type(policy()).__name__
+    lines = [f"service {asked.service!r}: {ready} of {len(nodes)} endpoints healthy; policy {name}; {asked.source}"]
+    if asked.updated_at is None:
+        lines.append(f"  no list has arrived for {now - asked.created_at:.1f} s")
+    if asked.failing_since is not None:
+        lines.append(
+            f"  the registry has been failing for {now - asked.failing_since:.1f} s"
+            f" ({asked.last_error}); the last good list stays in use"
+        )
+    if asked.empty_since is not None:
+        lines.append(
+            f"  the registry has named nobody for {now - asked.empty_since:.1f} s; the last good list is kept for"
+            f" {asked.options.hold_empty:g} s"
+        )
+    if nodes and not ready:
+        lines.append("  no endpoint is healthy: all of them are used, whatever their state (panic)")
+    lines += [f"  {_node(node, now)}" for node in nodes]
+    return "\n".join(lines)
+
+
+def _node(node: Node, now: float) -> str:
+    breaker = node.breaker
+    parts = [f"{node.in_flight} in flight"]
+    if node.endpoint.weight != 1.0:
+        parts.append(f"weight {node.endpoint.weight:g}")
+    if node.latency:
+        parts.append(f"latency {node.latency * 1000:.1f} ms")
+    if node.counts is not None:
+        parts.append(f"{node.attempts} calls, {node.failures} failed")
+    if breaker.state is State.CLOSED:
+        verdict = "may be picked"
+        if breaker.failures:
+            verdict += f", {breaker.failures} failures in a row"
+    elif breaker.state is State.OPEN:
+        due = breaker.until - now
+        probe = f"next probe in {due:.1f} s" if due > 0 else "the next call that can be repeated probes it"
+        verdict = f"ejected {now - breaker.opened_at:.1f} s ago: {breaker.reason}; {probe}"
+    else:
+        verdict = f"ejected {now - breaker.opened_at:.1f} s ago: {breaker.reason}; a probe is under way"
+    return f"{node.endpoint}: {verdict} ({'; '.join(parts)})"
+
+
+def no_endpoints(asked: Balancer, waited: float) -> str:
+    """Say why a call found nobody: both sides, the registry and the time."""
+    text = f"service {asked.service!r} has no endpoints: "
+    if asked.updated_at is None:
+        text += f"{asked.source} delivered no list in {asked.clock() - asked.created_at:.1f} s"
+    else:
+        text += f"{asked.source} says that nobody is registered, for {asked.clock() - asked.updated_at:.1f} s"
+    text += f" (waited {waited:.1f} s)"
+    if asked.last_error is not None:
+        text += f"; its last error: {asked.last_error}"
+    return text

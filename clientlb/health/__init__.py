@@ -1,0 +1,1 @@
+"""Who may be tried. PURE: no clock, no I/O; `now` and `rng` are arguments."""

@@ -1,0 +1,218 @@
+"""Options: everything that can be set, as frozen dataclasses with good defaults.
+
+A value that cannot be right raises `ConfigurationError` where it is given, with the option's name and what would be
+right. `clientlb.config.load_options` feeds the same classes from a TOML file and from `CLIENTLB_*` variables.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from tenacity.stop import stop_after_attempt
+
+from clientlb.backoff import full_jitter
+from clientlb.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
+
+    from clientlb.policy import Policy
+
+POLICY_NAMES = ("peak_ewma", "p2c", "round_robin", "random")
+
+_IDEMPOTENT_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})  # RFC 9110, 9.2.2
+_RETRYABLE_STATUSES = frozenset({429, 502, 503, 504})
+_RETRYABLE_CODES = frozenset({"UNAVAILABLE", "RESOURCE_EXHAUSTED"})
+
+
+def require_int(name: str, value: object, least: int) -> None:
+    """Refuse what is no whole number of at least `least`."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ConfigurationError(f"{name} is {value!r}; give a whole number, at least {least}")
+
+
+def require_number(
+    name: str,
+    value: object,
+    *,
+    above: float = -math.inf,
+    at_least: float = -math.inf,
+    at_most: float = math.inf,
+) -> None:
+    """Refuse what is no finite number within the bounds."""
+    number = value if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
+    if math.isfinite(number) and number > above and at_least <= number <= at_most:
+        return
+    bounds = [f"above {above:g}"] if above > -math.inf else []
+    bounds += [f"at least {at_least:g}"] if at_least > -math.inf else []
+    bounds += [f"at most {at_most:g}"] if at_most < math.inf else []
+    raise ConfigurationError(f"{name} is {value!r}; give a number {' and '.join(bounds)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthOptions:
+    """When an endpoint is ejected, and when it is tried again.
+
+    Args:
+        consecutive_failures: Failures in a row that open the breaker (default 5, as in Finagle and Envoy).
+        open_for: Seconds that it stays open the first time (default 5, as in Finagle).
+        open_for_max: Longest time in seconds; the time doubles, with jitter, each time that the probe fails
+            (default 300, as in Finagle and Envoy).
+        probe_timeout: Seconds after which a probe that never came back is given up and another one is allowed
+            (default 30).
+        unsafe_probe_after: A probe is offered to calls that can be repeated elsewhere. When none came for this many
+            seconds, any call may take it (default 10).
+    """
+
+    consecutive_failures: int = 5
+    open_for: float = 5.0
+    open_for_max: float = 300.0
+    probe_timeout: float = 30.0
+    unsafe_probe_after: float = 10.0
+
+    def __post_init__(self) -> None:
+        require_int("health.consecutive_failures", self.consecutive_failures, 1)
+        require_number("health.open_for", self.open_for, above=0)
+        require_number("health.open_for_max", self.open_for_max, at_least=self.open_for)
+        require_number("health.probe_timeout", self.probe_timeout, above=0)
+        require_number("health.unsafe_probe_after", self.unsafe_probe_after, at_least=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetOptions:
+    """How many retries a service may cost, as a share of its traffic (Finagle's `RetryBudget`).
+
+    Args:
+        ratio: Retries allowed per call (default 0.2, as in Finagle).
+        reserve: Retries per second that are always allowed (default 3; Finagle has 10, but a Python service runs
+            as many processes, each with its own budget).
+        window: Seconds over which calls count (default 10, as in Finagle).
+    """
+
+    ratio: float = 0.2
+    reserve: float = 3.0
+    window: float = 10.0
+
+    def __post_init__(self) -> None:
+        require_number("retry.budget.ratio", self.ratio, at_least=0, at_most=1000)
+        require_number("retry.budget.reserve", self.reserve, at_least=0)
+        require_number("retry.budget.window", self.window, at_least=1, at_most=60)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryOptions:
+    """When a call is tried again, on another endpoint.
+
+    Args:
+        stop: A tenacity `stop_*` object (default `stop_after_attempt(3)`: the first attempt and two more).
+        wait: A tenacity `wait_*` object: seconds between attempts (default `full_jitter(0.025, 0.25)`, Envoy's 25 ms
+            base and 250 ms cap).
+        methods: HTTP methods that may be repeated after they were sent (default: RFC 9110's idempotent ones).
+        statuses: HTTP status codes worth another endpoint (default 429, 502, 503 and 504).
+        codes: gRPC status codes worth another endpoint (default UNAVAILABLE and RESOURCE_EXHAUSTED).
+        budget: Bounds the retries of the whole service.
+
+    A call that surely never reached the application (a refused connection) is repeated whatever its method.
+    """
+
+    stop: Callable[[RetryCallState], bool] = field(default_factory=lambda: stop_after_attempt(3))
+    wait: Callable[[RetryCallState], float] = field(default_factory=full_jitter)
+    methods: frozenset[str] = _IDEMPOTENT_METHODS
+    statuses: frozenset[int] = _RETRYABLE_STATUSES
+    codes: frozenset[str] = _RETRYABLE_CODES
+    budget: BudgetOptions = BudgetOptions()
+
+    def __post_init__(self) -> None:
+        if not callable(self.stop):
+            raise ConfigurationError(f"retry.stop is {self.stop!r}; give a tenacity stop_* object")
+        if not callable(self.wait) or isinstance(self.wait, type):
+            raise ConfigurationError(f"retry.wait is {self.wait!r}; give a tenacity wait_* object")
+        for status in self.statuses:
+            if not isinstance(status, int) or not 100 <= status <= 599:
+                raise ConfigurationError(f"retry.statuses has {status!r}; give HTTP status codes, 100 to 599")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """The options of one service.
+
+    Args:
+        policy: Who is next: `"peak_ewma"` (default), `"p2c"`, `"round_robin"`, `"random"`, or a callable without
+            arguments that makes a `Policy`, such as `functools.partial(PeakEwma, decay=5.0)`.
+        health: When an endpoint is ejected.
+        retry: When a call is tried again.
+        wait_for_endpoints: Seconds that a call waits for the first list of endpoints (default 5); then it ends in a
+            `NoEndpointsError`.
+        hold_empty: Seconds for which the last good list is kept when the registry says that nobody is there
+            (default 60): more often than not an empty list is the echo of an outage. 0 believes it at once.
+    """
+
+    policy: str | Callable[[], Policy] = "peak_ewma"
+    health: HealthOptions = HealthOptions()
+    retry: RetryOptions = field(default_factory=RetryOptions)
+    wait_for_endpoints: float = 5.0
+    hold_empty: float = 60.0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.policy, str) and self.policy not in POLICY_NAMES:
+            raise ConfigurationError(f"policy {self.policy!r} does not exist; known: {', '.join(POLICY_NAMES)}")
+        if not isinstance(self.policy, str) and not callable(self.policy):
+            raise ConfigurationError(f"policy is {self.policy!r}; give a name or a callable that makes a Policy")
+        require_number("wait_for_endpoints", self.wait_for_endpoints, at_least=0)
+        require_number("hold_empty", self.hold_empty, at_least=0)
+        for name, kind in (("health", HealthOptions), ("retry", RetryOptions)):
+            if not isinstance(getattr(self, name), kind):
+                raise ConfigurationError(f"{name} is {getattr(self, name)!r}; give {kind.__name__}(...)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallOptions:
+    """What one call may set for itself: `extensions={"clientlb": {...}}` in HTTP, keywords of the decorator.
+
+    Args:
+        idempotent: The call may safely reach two servers. None (default) lets the method decide.
+        retry: Replaces the service's retry options for this call; `False` turns retries off.
+    """
+
+    idempotent: bool | None = None
+    retry: RetryOptions | bool = True
+
+    def __post_init__(self) -> None:
+        if self.idempotent is not None and not isinstance(self.idempotent, bool):
+            raise ConfigurationError(f"idempotent is {self.idempotent!r}; give True, False or None")
+        if not isinstance(self.retry, (bool, RetryOptions)):
+            raise ConfigurationError(f"retry is {self.retry!r}; give RetryOptions(...) or False")
+
+    def retry_options(self, service: RetryOptions) -> RetryOptions:
+        """The retry options of the call, given those of its service."""
+        if self.retry is True:
+            return service
+        return NO_RETRIES if self.retry is False else self.retry
+
+    @classmethod
+    def of(cls, value: CallOptions | Mapping[str, Any] | None) -> CallOptions:
+        """Take per-call options as an object, as a mapping or not at all.
+
+        Raises:
+            ConfigurationError: A key that is no option, or a value out of range.
+        """
+        if value is None:
+            return _NO_CALL_OPTIONS
+        if isinstance(value, CallOptions):
+            return value
+        if not isinstance(value, Mapping):
+            raise ConfigurationError(f"call options are {value!r}; give a mapping or CallOptions(...)")
+        known = {option.name for option in dataclasses.fields(cls)}
+        if unknown := sorted(map(str, set(value) - known)):
+            raise ConfigurationError(
+                f"call options {', '.join(unknown)} do not exist; known: {', '.join(sorted(known))}"
+            )
+        return cls(**value)
+
+
+_NO_CALL_OPTIONS = CallOptions()
+NO_RETRIES = RetryOptions(stop=stop_after_attempt(1))

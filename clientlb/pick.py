@@ -1,0 +1,84 @@
+"""Pick: one choice of an endpoint, and the way to report how the attempt went.
+
+The end of a call has two parts. `observe` at the head of the response: latency and outcome. `release` when the body or
+the stream ends: the call is no longer in flight. A plain call does both with one `release(outcome)`.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from clientlb.classify import classify_exception
+from clientlb.endpoint import Endpoint
+from clientlb.outcome import Outcome
+
+if TYPE_CHECKING:
+    from clientlb.balancer import Balancer
+    from clientlb.node import Node
+
+_SUCCESS = Outcome.SUCCESS  # see clientlb.balancer
+_IGNORED = Outcome.IGNORED
+
+
+class Pick:
+    """The endpoint of one attempt. As a context manager it reports what happened in its block.
+
+    Attributes:
+        node: The endpoint with its live state.
+        started: When it was picked, in seconds of the balancer's clock.
+        observed: Whether an outcome was reported.
+    """
+
+    __slots__ = ("_balancer", "_released", "node", "observed", "started")
+
+    def __init__(self, balancer: Balancer, node: Node, started: float) -> None:
+        self._balancer = balancer
+        self.node = node
+        self.started = started
+        self.observed = False
+        self._released = False
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where to send the call."""
+        return self.node.endpoint
+
+    def observe(self, outcome: Outcome, reason: str = "") -> None:
+        """Report the outcome at the head of the response, while the call goes on. Only the first one counts."""
+        if not self.observed and not self._released:
+            self._balancer.observe(self, outcome, reason)
+            self.observed = True
+
+    def release(self, outcome: Outcome | None = None, reason: str = "") -> None:
+        """End the call. Only the first release counts.
+
+        Args:
+            outcome: How it went; None is success, or what was observed before. After an observed success a failure
+                still counts: the body broke off.
+            reason: Why, in a word or two.
+        """
+        if self._released:
+            return
+        self._released = True
+        if self.observed:
+            if outcome is _SUCCESS or outcome is _IGNORED:
+                outcome = None
+        elif outcome is None:
+            outcome = _SUCCESS
+        self._balancer.finish(self, outcome, reason)
+
+    def __enter__(self) -> Pick:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.release()
+        else:
+            verdict = classify_exception(error)
+            self.release(verdict.outcome, verdict.reason)
+
+    def __repr__(self) -> str:
+        return f"<Pick {self.endpoint}>"

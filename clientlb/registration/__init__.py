@@ -1,0 +1,118 @@
+"""Be found: a server announces itself to a registry, and leaves it.
+
+General layout: `base` has the contract of a registrar and the thread that renews; `directory`, `zookeeper` and `consul`
+are the registrars, each imported only when its scheme is asked for.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Mapping
+
+from clientlb.discovery.url import backend_class, checked_seconds, redact
+from clientlb.endpoint import Endpoint
+from clientlb.errors import ConfigurationError
+from clientlb.registration.base import Registrar, Registration
+
+__all__ = ["Registrar", "Registration", "open_registrar", "register"]
+
+ENTRY_POINTS = "clientlb.registration"
+"""The entry-point group with which other packages add schemes: `scheme = "module:Class"`."""
+
+_BUILT_IN = {
+    "dir": "clientlb.registration.directory:DirectoryRegistrar",
+    "zookeeper": "clientlb.registration.zookeeper:ZooKeeperRegistrar",
+    "consul": "clientlb.registration.consul:ConsulRegistrar",
+}
+
+
+def register(
+    service: str,
+    *,
+    port: int,
+    to: str | Registrar,
+    host: str | None = None,
+    id: str | None = None,
+    weight: float = 1.0,
+    zone: str | None = None,
+    version: str | None = None,
+    secure: bool = False,
+    metadata: Mapping[str, str] | None = None,
+    ttl: float = 10.0,
+    timeout: float = 5.0,
+) -> Registration:
+    """Announce a server to a registry until the registration is closed.
+
+        with clientlb.registration.register("orders", port=8080, to="consul://127.0.0.1:8500"):
+            serve()
+
+    Returns at once: a daemon thread announces the server, and tries on while the registry is down. Call it when the
+    server accepts connections.
+
+    Args:
+        service: The name under which clients find the server.
+        port: The port it listens on.
+        to: The registry: a URL (`dir`, `zookeeper` or `consul`), or a `Registrar`, which stays open at the end.
+        host: The address under which clients reach it (default: this machine's, as the registry's readers see it).
+        id: The instance's identity (default `host:port` and a random part, so that a restarted server is a new one
+            with a clean record).
+        weight: Share of the traffic relative to the other servers (default 1.0).
+        zone: Failure domain, such as an availability zone.
+        version: Version of the software.
+        secure: The server speaks TLS.
+        metadata: Anything else that clients should know, as strings.
+        ttl: Seconds after which a server that vanished counts as dead (default 10, the session of ZooKeeper users).
+        timeout: The longest that leaving waits for the registry, in seconds (default 5).
+
+    Raises:
+        ConfigurationError: The URL, the service or a number cannot be right.
+        InvalidEndpointError: The host, port or weight is one that no server can have.
+    """
+    if not isinstance(service, str) or not service.strip():
+        raise ConfigurationError("the name of a service is a text that is not empty")
+    ttl, timeout = checked_seconds("ttl", ttl), checked_seconds("timeout", timeout)
+    registrar = open_registrar(to)
+    try:
+        address = registrar.default_host() if host is None else host
+        endpoint = Endpoint(
+            host=address,
+            port=port,
+            id=f"{address}:{port}-{secrets.token_hex(3)}" if id is None else id,
+            weight=weight,
+            secure=secure,
+            zone=zone,
+            version=version,
+            started_at=time.time(),
+            metadata=_checked(metadata or {}),
+        )
+    except BaseException:
+        if registrar is not to:
+            registrar.close()
+        raise
+    return Registration(registrar, service, endpoint, ttl=ttl, timeout=timeout, owns_registrar=registrar is not to)
+
+
+def open_registrar(to: str | Registrar) -> Registrar:
+    """Return the registrar that a URL names; an object is returned as it is. Does no I/O.
+
+    Raises:
+        ConfigurationError: The URL is wrong, its scheme is unknown, or the package that it needs is not installed.
+    """
+    if isinstance(to, str):
+        backend = backend_class(to, _BUILT_IN, ENTRY_POINTS)
+        if not hasattr(backend, "from_url"):
+            raise ConfigurationError(f"the backend of {redact(to)!r} has no from_url()")
+        found = backend.from_url(to)
+    else:
+        found = to
+    if isinstance(found, type) or not isinstance(found, Registrar):
+        raise ConfigurationError(f"neither a URL nor a Registrar: {type(found).__name__}")
+    return found
+
+
+def _checked(metadata: Mapping[str, str]) -> Mapping[str, str]:
+    for key, value in metadata.items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise ConfigurationError(f"metadata are strings; {key!r} is {type(value).__name__}")
+    return metadata

@@ -1,0 +1,67 @@
+"""Decides whether an attempt that failed is followed by another one, and after how long."""
+
+from __future__ import annotations
+
+import enum
+import random
+from collections.abc import Callable
+
+from clientlb.backoff import RetryState
+from clientlb.options import RetryOptions
+from clientlb.outcome import Outcome, Verdict
+
+
+class Refusal(enum.Enum):
+    """Why there is no further attempt. The text is for people."""
+
+    NOT_RETRYABLE = "the failure would be the same elsewhere"
+    NOT_IDEMPOTENT = "the request may have reached a server and is not idempotent"
+    NOT_REPLAYABLE = "the request body is a one-shot stream and cannot be sent again"
+    STOPPED = "no further attempt is allowed"
+    OUT_OF_TIME = "the deadline would pass first"
+    OUT_OF_BUDGET = "the retry budget of the service is spent"
+
+
+def decide(
+    verdict: Verdict,
+    options: RetryOptions,
+    state: RetryState,
+    withdraw: Callable[[float], bool],
+    *,
+    now: float,
+    rng: random.Random,
+    idempotent: bool,
+    replayable: bool,
+    deadline: float | None,
+) -> float | Refusal:
+    """Say after how many seconds the next attempt follows, or why none does.
+
+    Args:
+        verdict: How the attempt went.
+        options: The service's, or the call's own.
+        state: Carries the number of attempts so far; made at the first failure.
+        withdraw: Takes one retry out of the service's budget, or says that there is none left.
+        now: Seconds of the balancer's clock.
+        rng: Source of jitter.
+        idempotent: The call may safely reach two servers.
+        replayable: The request can be sent again.
+        deadline: When the caller stops waiting, in seconds of the same clock.
+    """
+    if verdict.outcome is not Outcome.RETRYABLE:
+        return Refusal.NOT_RETRYABLE
+    if verdict.sent and not idempotent:
+        return Refusal.NOT_IDEMPOTENT
+    if not replayable:
+        return Refusal.NOT_REPLAYABLE
+    state.outcome_timestamp = now
+    if options.stop(state):
+        return Refusal.STOPPED
+    delay = max(0.0, float(options.wait(state)))
+    if verdict.retry_after is not None:
+        # equal jitter upwards: never earlier than asked, and not everybody at the same moment
+        delay = max(delay, verdict.retry_after * rng.uniform(1.0, 1.5))
+    if deadline is not None and now + delay >= deadline:
+        return Refusal.OUT_OF_TIME
+    if not withdraw(now):
+        return Refusal.OUT_OF_BUDGET
+    return delay

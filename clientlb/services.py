@@ -1,0 +1,219 @@
+"""Services: the balancers of one registry by name. It joins discovery to balancers and owns both.
+
+Clients and channels borrow it: closing them leaves it open. It may be used from many threads and event loops at once,
+and in a forked child, where it watches anew.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from types import TracebackType
+from typing import Concatenate
+
+from clientlb import events
+from clientlb.balancer import Balancer
+from clientlb.classify import classify_exception
+from clientlb.decorator import Params, Return, balanced
+from clientlb.discovery import Discovery, Resolver, open_discovery
+from clientlb.endpoint import Endpoint
+from clientlb.errors import ClosedError, ConfigurationError
+from clientlb.options import CallOptions, Options, RetryOptions
+from clientlb.outcome import Verdict
+from clientlb.stats import ServiceStats
+
+_log = logging.getLogger("clientlb.services")
+
+
+class Services:
+    """Every service that one registry knows. `services["orders"]` is a `Balancer`.
+
+    Args:
+        discovery: A registry's URL, such as `consul://127.0.0.1:8500`, or a `Discovery` object, which stays the
+            caller's: `close` closes only what was made from a URL.
+        options: `Options` for all services, or a mapping from service name to `Options`; its key `"*"` is the default
+            for services that it does not name.
+        hooks: Receive every `events.Event`; `clientlb.telemetry` has ready ones.
+        clock: Seconds from a fixed point, never going back (default `time.monotonic`).
+        rng: Source of all randomness (default: seeded by the system).
+
+    Raises:
+        ConfigurationError: The URL or an option is wrong.
+    """
+
+    def __init__(
+        self,
+        discovery: str | Discovery,
+        *,
+        options: Options | Mapping[str, Options] | None = None,
+        hooks: Iterable[events.EventHook] = (),
+        clock: Callable[[], float] = time.monotonic,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._url = discovery if isinstance(discovery, str) else None
+        self._discovery = open_discovery(discovery)
+        self._options = _options_by_service(options)
+        self._hooks = list(hooks)
+        self._clock = clock
+        self._rng = rng
+        self._lock = threading.Lock()
+        self._balancers: dict[str, Balancer] = {}
+        self._resolvers: dict[str, Resolver] = {}
+        self._closed = False
+        _survive_forks(self)
+
+    def __getitem__(self, service: str) -> Balancer:
+        """The balancer of a service; the first time, this begins to watch it.
+
+        Raises:
+            ClosedError: After `close`.
+            ConfigurationError: The name is empty or no string.
+        """
+        balancer = self._balancers.get(service)
+        if balancer is None or service not in self._resolvers:
+            balancer = self._watch(service)
+        return balancer
+
+    def _watch(self, service: str) -> Balancer:
+        if not isinstance(service, str) or not service:
+            raise ConfigurationError(f"service name is {service!r}; give a non-empty string")
+        with self._lock:
+            if self._closed:
+                raise ClosedError(f"service {service!r}: the Services are closed")
+            balancer = self._balancers.get(service)
+            if balancer is None:
+                balancer = self._balancers[service] = Balancer(
+                    service,
+                    self.options_of(service),
+                    source=str(self._discovery),
+                    emit=self._emit,
+                    clock=self._clock,
+                    rng=self._rng,
+                )
+            if service in self._resolvers:
+                return balancer
+            resolver = self._resolvers[service] = self._discovery.resolver(service)
+        resolver.start(balancer)
+        return balancer
+
+    def options_of(self, service: str) -> Options:
+        """The options that a service has."""
+        return self._options.get(service) or self._options["*"]
+
+    @property
+    def configured(self) -> frozenset[str]:
+        """Names of the services that have options of their own."""
+        return frozenset(self._options) - {"*"}
+
+    def balanced(
+        self,
+        service: str,
+        *,
+        idempotent: bool = False,
+        retry: RetryOptions | bool = True,
+        classify: Callable[[BaseException], Verdict] = classify_exception,
+    ) -> Callable[[Callable[Concatenate[Endpoint, Params], Return]], Callable[Params, Return]]:
+        """Decorate a function or coroutine function that calls a service: its first argument becomes the endpoint.
+
+        Args:
+            service: Name of the service.
+            idempotent: The function may safely run twice (default False: it is repeated only after failures that
+                surely never reached a server).
+            retry: Replaces the service's retry options; `False` turns retries off.
+            classify: Says what an exception means for the endpoint (default: network trouble counts against it, every
+                other exception is the caller's own).
+        """
+        options = CallOptions(idempotent=idempotent, retry=retry)
+        return balanced(lambda: self[service], options, classify)
+
+    def stats(self) -> dict[str, ServiceStats]:
+        """Figures of every service that was used, by name."""
+        return {name: balancer.stats() for name, balancer in sorted(self._balancers.items())}
+
+    def add_hook(self, hook: events.EventHook) -> None:
+        """Send all further events to this hook as well."""
+        self._hooks.append(hook)
+
+    def _emit(self, event: events.Event) -> None:
+        for hook in self._hooks:
+            try:
+                hook(event)
+            except Exception:
+                _log.exception("an event hook failed on %s", type(event).__name__)
+
+    def close(self) -> None:
+        """Stop watching. Idempotent. Calls that run finish; new ones raise `ClosedError`."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            resolvers, self._resolvers = list(self._resolvers.values()), {}
+        for resolver in resolvers:
+            resolver.close()
+        if self._url is not None:
+            self._discovery.close()
+        for balancer in self._balancers.values():
+            balancer.close()
+
+    def __enter__(self) -> Services:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Services:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Services {self._discovery}: {', '.join(sorted(self._balancers)) or 'none used yet'}>"
+
+    def _after_fork(self) -> None:
+        """In a forked child: the threads that watch are gone. Keep the lists, watch anew on the next use."""
+        self._lock = threading.Lock()
+        self._resolvers = {}  # dropped, not closed: closing would talk over the parent's connections
+        if self._url is not None:
+            self._discovery = open_discovery(self._url)
+        for balancer in self._balancers.values():
+            balancer.after_fork()
+
+
+def _options_by_service(options: Options | Mapping[str, Options] | None) -> dict[str, Options]:
+    if options is None:
+        return {"*": Options()}
+    if isinstance(options, Options):
+        return {"*": options}
+    if not isinstance(options, Mapping):
+        raise ConfigurationError(f"options is {options!r}; give Options(...) or a mapping of service name to Options")
+    for service, value in options.items():
+        if not isinstance(service, str) or not isinstance(value, Options):
+            raise ConfigurationError(f"options[{service!r}] is {value!r}; give Options(...)")
+    return {"*": Options(), **options}
+
+
+_alive: weakref.WeakSet[Services] = weakref.WeakSet()
+_fork_hook_set = False
+
+
+def _survive_forks(services: Services) -> None:
+    global _fork_hook_set
+    _alive.add(services)
+    if not _fork_hook_set:
+        _fork_hook_set = True
+        os.register_at_fork(after_in_child=_renew_all)
+
+
+def _renew_all() -> None:
+    for services in list(_alive):
+        services._after_fork()

@@ -1,0 +1,147 @@
+"""The figures that tell whether a service is well, as frozen values."""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from clientlb import histogram
+from clientlb.node import Node, Window
+
+if TYPE_CHECKING:
+    from clientlb.balancer import Balancer
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointStats:
+    """Figures of one endpoint. Rates and latencies cover the last 10 to 20 seconds; latencies are in seconds.
+
+    Attributes:
+        calls: Attempts since the start, without ignored ones.
+        failures: Attempts that failed since the start.
+        median: Time to the head of the response; None when there were no calls. p99 and max likewise.
+        state: `"closed"`, `"open"` or `"half-open"`: the state of the breaker.
+    """
+
+    endpoint: str
+    state: str
+    in_flight: int
+    calls: int
+    failures: int
+    calls_per_second: float
+    failures_per_second: float
+    median: float | None
+    p99: float | None
+    max: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceStats:
+    """Figures of one service. Rates and latencies cover the last 10 to 20 seconds; latencies are in seconds.
+
+    Attributes:
+        calls: Calls since the start: attempts, less those that repeated another one.
+        failures: Calls that failed since the start, after their retries.
+        retries: Attempts that repeated another one since the start.
+        retries_denied: Retries that the budget did not allow.
+        median: Time of an attempt to the head of the response. p99 and max likewise.
+        healthy: Endpoints whose breaker is closed.
+        age: Seconds for which the registry could not confirm the list; 0 while it can, None before the first list.
+        calls_per_second: Attempts per second. failures_per_second likewise.
+        counts: Attempts by latency since the start; see `clientlb.histogram`.
+    """
+
+    service: str
+    in_flight: int
+    calls: int
+    failures: int
+    retries: int
+    retries_denied: int
+    calls_per_second: float
+    failures_per_second: float
+    median: float | None
+    p99: float | None
+    max: float | None
+    healthy: int
+    age: float | None
+    counts: tuple[int, ...]
+    endpoints: tuple[EndpointStats, ...]
+
+
+class Totals:
+    """What endpoints that left had counted, so that the counters of a service never go back."""
+
+    __slots__ = ("counts", "failures", "leavers")
+
+    def __init__(self) -> None:
+        self.failures = 0
+        self.counts = histogram.new_counts()
+        self.leavers: list[Node] = []
+
+    def add(self, node: Node) -> None:
+        """Keep a node that left until its last call has ended."""
+        self.leavers.append(node)
+        self.settle()
+
+    def settle(self) -> None:
+        """Add up the leavers whose calls have all ended."""
+        for node in self.leavers:
+            if node.in_flight == 0 and node.counts is not None:
+                self.failures += node.failures
+                histogram.add(self.counts, node.counts)
+        self.leavers = [node for node in self.leavers if node.in_flight > 0]
+
+
+def summarise(balancer: Balancer, gone: Totals, window: Window, now: float) -> ServiceStats:
+    """Put the figures of a service together. The balancer holds its lock meanwhile."""
+    gone.settle()
+    seconds = window.seconds(now)
+    endpoints = tuple(_endpoint(node, window, seconds) for node in balancer.nodes)
+    everybody = (*balancer.nodes, *gone.leavers)
+    counts = array("I", gone.counts)
+    recent = histogram.new_counts()
+    recent_failures = 0
+    for node in everybody:
+        if node.counts is not None:
+            histogram.add(counts, node.counts)
+            node_recent, node_failures = node.recent(window)
+            histogram.add(recent, node_recent)
+            recent_failures += node_failures
+    failures = gone.failures + sum(node.failures for node in everybody)
+    median, p99, longest = histogram.quantiles(recent, (0.5, 0.99, 1.0))
+    retries = balancer.retries
+    return ServiceStats(
+        service=balancer.service,
+        in_flight=sum(node.in_flight for node in everybody),
+        calls=sum(counts) - retries,
+        failures=max(0, failures - retries),
+        retries=retries,
+        retries_denied=balancer.retries_denied,
+        calls_per_second=sum(recent) / seconds,
+        failures_per_second=recent_failures / seconds,
+        median=median,
+        p99=p99,
+        max=longest,
+        healthy=sum(1 for stats in endpoints if stats.state == "closed"),
+        age=balancer.age,
+        counts=tuple(counts),
+        endpoints=endpoints,
+    )
+
+
+def _endpoint(node: Node, window: Window, seconds: float) -> EndpointStats:
+    recent, recent_failures = node.recent(window)
+    median, p99, longest = histogram.quantiles(recent, (0.5, 0.99, 1.0))
+    return EndpointStats(
+        endpoint=node.endpoint.address,
+        state=node.breaker.state.value,
+        in_flight=node.in_flight,
+        calls=node.attempts,
+        failures=node.failures,
+        calls_per_second=sum(recent) / seconds,
+        failures_per_second=recent_failures / seconds,
+        median=median,
+        p99=p99,
+        max=longest,
+    )

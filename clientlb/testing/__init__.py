@@ -1,0 +1,13 @@
+"""Fakes and checks for tests: ours, and those of programs and backends that build on clientlb.
+
+`ManualDiscovery` is a registry that the test writes, `FakeClock` a clock that the test winds, `RecordingListener` a
+listener that remembers. `DiscoveryContract` holds the tests that every registry backend must pass.
+No test framework is needed to import this package.
+"""
+
+from __future__ import annotations
+
+from clientlb.testing.contract import DiscoveryContract
+from clientlb.testing.fakes import FakeClock, ManualDiscovery, RecordingListener
+
+__all__ = ["DiscoveryContract", "FakeClock", "ManualDiscovery", "RecordingListener"]

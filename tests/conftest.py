@@ -1,0 +1,93 @@
+"""Real registries for the tests. A missing server is an error, never a skipped test: `make servers` fetches them.
+
+`zookeeper` and `consul` are shared by the whole run: tests keep apart by service name (`service`) and never break
+them. `own_zookeeper` and `own_consul` belong to one test, which may kill, wipe and restart them.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol, TypeVar
+
+import pytest
+
+from tests.servers.consul import ConsulCluster, ConsulServer
+from tests.servers.zookeeper import ZooKeeperEnsemble, ZooKeeperServer
+
+
+class _Server(Protocol):
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+
+
+_S = TypeVar("_S", bound=_Server)
+
+
+@contextmanager
+def _running(server: _S) -> Iterator[_S]:
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+def consul_library() -> str:
+    """Which of the two packages that own the module `consul` is imported: the fork alone has `consul.callback`."""
+    return "py-consul" if importlib.util.find_spec("consul.callback") else "python-consul"
+
+
+def pytest_report_header() -> str:
+    return f"consul library: {consul_library()}"
+
+
+def pytest_configure() -> None:
+    expected = os.environ.get("CLIENTLB_EXPECT_CONSUL_LIBRARY")
+    if expected and expected != consul_library():
+        raise pytest.UsageError(f"expected {expected}, but `import consul` finds {consul_library()}")
+
+
+@pytest.fixture
+def service() -> str:
+    """A service name that no other test uses."""
+    return f"orders-{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture(scope="session")
+def zookeeper() -> Iterator[ZooKeeperServer]:
+    with _running(ZooKeeperServer()) as server:
+        yield server
+
+
+@pytest.fixture
+def own_zookeeper() -> Iterator[ZooKeeperServer]:
+    with _running(ZooKeeperServer()) as server:
+        yield server
+
+
+@pytest.fixture
+def zookeeper_cluster() -> Iterator[ZooKeeperEnsemble]:
+    with _running(ZooKeeperEnsemble()) as ensemble:
+        yield ensemble
+
+
+@pytest.fixture(scope="session")
+def consul() -> Iterator[ConsulServer]:
+    with _running(ConsulServer(dev=True)) as server:
+        yield server
+
+
+@pytest.fixture
+def own_consul() -> Iterator[ConsulServer]:
+    with _running(ConsulServer()) as server:
+        yield server
+
+
+@pytest.fixture
+def consul_cluster() -> Iterator[ConsulCluster]:
+    with _running(ConsulCluster()) as cluster:
+        yield cluster

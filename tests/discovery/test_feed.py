@@ -1,0 +1,115 @@
+"""The last yard between a resolver and its listener."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+
+import pytest
+
+from clientlb.discovery.feed import Feed
+from clientlb.endpoint import Endpoint
+from clientlb.testing import RecordingListener
+
+A, B = Endpoint("10.0.0.1", 80), Endpoint("10.0.0.2", 80)
+
+
+def test_an_equal_list_is_no_news_unless_it_ends_an_outage() -> None:
+    listener = RecordingListener()
+    feed = Feed(listener, "test")
+    for _ in range(3):
+        feed.update([A, B])
+    assert listener.updates == [(A, B)]
+    feed.error(OSError("down"))
+    feed.update([A, B])
+    feed.update([A, B])
+    assert listener.updates == [(A, B), (A, B)]
+
+
+def test_the_first_list_is_news_also_when_it_is_empty() -> None:
+    listener = RecordingListener()
+    Feed(listener, "test").update([])
+    assert listener.updates == [()]
+
+
+def test_one_server_described_twice_is_one_endpoint() -> None:
+    listener = RecordingListener()
+    heavier = Endpoint("10.0.0.1", 80, weight=2.0)
+    Feed(listener, "test").update([A, B, heavier])
+    assert listener.updates == [(heavier, B)]
+
+
+def test_an_error_that_goes_on_is_told_once_and_another_one_too() -> None:
+    listener = RecordingListener()
+    feed = Feed(listener, "test")
+    for text in ("down", "down", "down", "denied", "denied"):
+        feed.error(OSError(text))
+    assert [str(error) for error in listener.errors] == ["down", "denied"]
+
+
+def test_an_error_that_goes_on_is_told_again_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clientlb.discovery.feed.ERROR_REPEAT", 0.0)
+    listener = RecordingListener()
+    feed = Feed(listener, "test")
+    feed.error(OSError("down"))
+    feed.error(OSError("down"))
+    assert len(listener.errors) == 2
+
+
+class Raising(RecordingListener):
+    def update(self, endpoints: Iterable[Endpoint]) -> None:
+        super().update(endpoints)
+        raise RuntimeError("mistake")
+
+    def error(self, error: Exception) -> None:
+        super().error(error)
+        raise RuntimeError("mistake")
+
+
+def test_a_listener_that_raises_does_not_end_the_watch(caplog: pytest.LogCaptureFixture) -> None:
+    listener = Raising()
+    feed = Feed(listener, "test")
+    feed.update([A])
+    feed.error(OSError("down"))
+    feed.update([B])
+    assert listener.updates == [(A,), (B,)]
+    assert len(listener.errors) == 1
+    assert len(caplog.records) == 3
+
+
+def test_a_listener_may_close_while_it_is_told() -> None:
+    class Closing(RecordingListener):
+        def update(self, endpoints: Iterable[Endpoint]) -> None:
+            super().update(endpoints)
+            feed.close()
+
+    listener = Closing()
+    feed = Feed(listener, "test")
+    feed.update([A])
+    feed.update([B])
+    feed.error(OSError("down"))
+    assert listener.updates == [(A,)]
+    assert not listener.errors
+
+
+def test_close_waits_for_a_delivery_that_is_under_way() -> None:
+    entered, go_on, left = threading.Event(), threading.Event(), threading.Event()
+
+    class Slow(RecordingListener):
+        def update(self, endpoints: Iterable[Endpoint]) -> None:
+            entered.set()
+            go_on.wait(10)
+            left.set()
+
+    feed = Feed(Slow(), "test")
+    delivery = threading.Thread(target=feed.update, args=([A],))
+    delivery.start()
+    assert entered.wait(10)
+    # the listener goes on as soon as close() has begun; close() returns after it, or after its patience
+    closing = threading.Thread(target=feed.close)
+    closing.start()
+    go_on.set()
+    closing.join(10)
+    assert not closing.is_alive()
+    assert left.wait(10)
+    delivery.join(10)

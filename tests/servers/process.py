@@ -1,0 +1,135 @@
+"""One server process of a test: its folder, its log, its life. What it runs is said in zookeeper.py and consul.py."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+SERVERS = Path(__file__).parents[2] / ".cache" / "servers"
+PR_SET_PDEATHSIG = 1
+_prctl = getattr(ctypes.CDLL(None), "prctl", None)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of the loopback interface that nobody listens on at this moment, all different."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def fetched(path: str) -> Path:
+    """A file that fetch.sh has put into the cache."""
+    found = SERVERS / path
+    if not found.exists():
+        raise FileNotFoundError(f"the tests need real servers and {found} is missing: run `make servers` once")
+    return found
+
+
+def wait_until(condition: Callable[[], object], timeout: float = 10.0, what: str = "the condition") -> None:
+    """Poll until `condition()` is true; fail with `what` after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not come true within {timeout} s"
+        time.sleep(0.02)
+
+
+def _die_with_parent() -> None:
+    # However the test run ends, SIGKILL included, no server outlives it.
+    if _prctl is not None:
+        _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+class ServerProcess:
+    """A server on fixed loopback ports. It may be killed, stopped (SIGSTOP), wiped and started again."""
+
+    ready_timeout = 30.0
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.folder = Path(tempfile.mkdtemp(prefix=f"clientlb-{name}-"))
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def command(self) -> Sequence[str]:
+        """Write the configuration; return the command line."""
+        raise AssertionError("a subclass says what it runs")
+
+    def answers(self) -> bool:
+        """Whether the server serves requests now. May raise OSError, which means no."""
+        raise AssertionError("a subclass says how to ask")
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "data"
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def launch(self) -> None:
+        """Start the process and return before it is ready."""
+        assert not self.running
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                self.command(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=self.folder,
+                start_new_session=True,  # a Ctrl-C at the terminal is for pytest, which then stops us
+                preexec_fn=_die_with_parent,
+            )
+
+    def wait_ready(self) -> None:
+        def ready() -> bool:
+            assert self.running, f"{self.name} ended at once:\n{self.log_tail()}"
+            try:
+                return self.answers()
+            except (OSError, ValueError):
+                return False
+
+        try:
+            wait_until(ready, self.ready_timeout, f"{self.name} is ready")
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.log_tail()}") from None
+
+    def start(self) -> None:
+        self.launch()
+        self.wait_ready()
+
+    def kill(self) -> None:
+        """SIGKILL, as a crash would."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def restart(self) -> None:
+        self.kill()
+        self.start()
+
+    def signal(self, number: int) -> None:
+        assert self._process is not None
+        os.kill(self._process.pid, number)
+
+    def wipe(self) -> None:
+        """Lose all data. Only for a server that is not running."""
+        assert not self.running
+        shutil.rmtree(self.data, ignore_errors=True)
+
+    def stop(self) -> None:
+        """End the process and remove its folder."""
+        self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def log_tail(self) -> str:
+        return (self.folder / "log").read_text(errors="replace")[-3000:]
