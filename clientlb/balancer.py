@@ -273,50 +273,42 @@ class Balancer:
                 return untried
         return self._ready or self._nodes
 
-    def observe(self, pick: Pick, outcome: Outcome, reason: str) -> None:
-        """Let the outcome of an attempt reach policy, breaker and figures. Picks call this."""
-        now = self.clock()
-        with self._lock:
-            event = self._learn(pick, outcome, reason, now)
-        if event is not None:
-            self._emit([event])
+    def report(self, pick: Pick, outcome: Outcome | None, reason: str, leaving: int) -> None:
+        """Let the outcome of an attempt reach figures, breaker and policy. Picks call this.
 
-    def finish(self, pick: Pick, outcome: Outcome | None, reason: str) -> None:
-        """Let a call leave its node, with an outcome if there is news. Picks call this, once each."""
+        Args:
+            pick: The attempt.
+            outcome: How it went; None if there is no news.
+            reason: Why, in a word or two.
+            leaving: 1 when the call is no longer in flight from now on, else 0.
+        """
         event = None
         now = self.clock()
+        node = pick.node
         self._acquire()
         try:
-            pick.node.in_flight -= 1
-            if outcome is not None:
-                event = self._learn(pick, outcome, reason, now)
+            node.in_flight -= leaving
+            if outcome is _SUCCESS or (outcome is not None and outcome is not _IGNORED):
+                seconds = now - pick.started
+                if not pick.observed:  # else the head was counted, and then the body broke off
+                    counts = node.counts
+                    if counts is None or node.window != self._window.number:
+                        counts = node.enter_window(self._window)
+                    try:
+                        counts[int(log2(1.0 + seconds * 1e6) * PER_OCTAVE)] += 1  # histogram.bucket, without the call
+                    except IndexError:
+                        counts[-1] += 1
+                success = outcome is _SUCCESS
+                if node.troubled or not success:
+                    event = self._judge(pick, success, reason, now)
+                if self._observe is not None:
+                    self._observe(node, seconds, success, now)
+            elif outcome is _IGNORED and node.breaker.ignored(pick, now):
+                self._sort_by_health()
         finally:
             self._release()
         if event is not None:
             self._emit([event])
-
-    def _learn(self, pick: Pick, outcome: Outcome, reason: str, now: float) -> events.Event | None:
-        node = pick.node
-        if outcome is _IGNORED:
-            if node.breaker.ignored(pick, now):
-                self._sort_by_health()
-            return None
-        seconds = now - pick.started
-        if not pick.observed:  # else its head was counted, and then the body broke off
-            counts = node.counts
-            if counts is None or node.window != self._window.number:
-                counts = node.enter_window(self._window)
-            try:
-                counts[int(log2(1.0 + seconds * 1e6) * PER_OCTAVE)] += 1  # histogram.bucket, without the call
-            except IndexError:
-                counts[-1] += 1
-        success = outcome is _SUCCESS
-        event = None
-        if node.troubled or not success:
-            event = self._judge(pick, success, reason, now)
-        if self._observe is not None:
-            self._observe(node, seconds, success, now)
-        return event
 
     def _judge(self, pick: Pick, success: bool, reason: str, now: float) -> events.Event | None:
         """Let an outcome that is news to the breaker reach it."""
@@ -326,7 +318,7 @@ class Balancer:
         event: events.Event | None = None
         if success:
             if breaker.succeeded(pick.started):
-                node.latency = 0.0  # what it was before the trouble says nothing about it now
+                node.score = -inf  # what was known before the trouble says nothing about now
                 event = events.Restored(self.service, node.endpoint)
         else:
             node.failures += 1
@@ -388,7 +380,7 @@ class Balancer:
     def explain(self) -> str:
         """Say in words, for each endpoint, why it is picked or not."""
         with self._lock:
-            return explain.balancer(self, self.clock())
+            return explain.balancer(self, self._policy, self.clock())
 
     def withdraw_retry(self, now: float) -> bool:
         """Take one retry out of the budget of the service; False when there is none left."""

@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING
 
 from clientlb.health.breaker import State
 from clientlb.node import Node
+from clientlb.policy import PeakEwma, Policy
 
 if TYPE_CHECKING:
     from clientlb.balancer import Balancer
 
 
-def balancer(asked: Balancer, now: float) -> str:
+def balancer(asked: Balancer, policy: Policy, now: float) -> str:
     """Describe a service, and each of its endpoints on a line of its own."""
     nodes = asked.nodes
     ready = sum(1 for node in nodes if node.breaker.state is State.CLOSED)
-    policy = asked.options.policy
-    name = policy if isinstance(policy, str) else type(policy()).__name__
+    name = asked.options.policy if isinstance(asked.options.policy, str) else type(policy).__name__
     lines = [f"service {asked.service!r}: {ready} of {len(nodes)} endpoints healthy; policy {name}; {asked.source}"]
     if asked.updated_at is None:
         lines.append(f"  no list has arrived for {now - asked.created_at:.1f} s")
@@ -32,17 +32,18 @@ def balancer(asked: Balancer, now: float) -> str:
         )
     if nodes and not ready:
         lines.append("  no endpoint is healthy: all of them are used, whatever their state (panic)")
-    lines += [f"  {_node(node, now)}" for node in nodes]
+    lines += [f"  {_node(node, policy, now)}" for node in nodes]
     return "\n".join(lines)
 
 
-def _node(node: Node, now: float) -> str:
+def _node(node: Node, policy: Policy, now: float) -> str:
     breaker = node.breaker
     parts = [f"{node.in_flight} in flight"]
     if node.endpoint.weight != 1.0:
         parts.append(f"weight {node.endpoint.weight:g}")
-    if node.latency:
-        parts.append(f"latency {node.latency * 1000:.1f} ms")
+    latency = policy.latency(node, now) if isinstance(policy, PeakEwma) else None
+    if latency is not None:
+        parts.append(f"reckoned with {latency * 1000:.1f} ms")
     if node.counts is not None:
         parts.append(f"{node.attempts} calls, {node.failures} failed")
     if breaker.state is State.CLOSED:

@@ -25,8 +25,7 @@ class Node:
         endpoint: What discovery says.
         inverse_weight: 1 / weight.
         in_flight: Calls that were picked and not yet released.
-        latency: Seconds, as a learning policy estimates it; 0 is unknown.
-        score: What a policy compares; -inf is unknown.
+        score: What a learning policy knows, in a measure of its own; -inf is nothing.
         breaker: Whether the endpoint may be tried.
         troubled: The breaker is not closed, or has counted a failure: a success is news to it.
         failures: Attempts that failed, since the start.
@@ -42,7 +41,6 @@ class Node:
         "failures",
         "in_flight",
         "inverse_weight",
-        "latency",
         "score",
         "troubled",
         "window",
@@ -51,7 +49,6 @@ class Node:
     def __init__(self, endpoint: Endpoint) -> None:
         self.describe(endpoint)
         self.in_flight = 0
-        self.latency = 0.0
         self.score = -inf
         self.breaker = Breaker()
         self.troubled = False
@@ -74,7 +71,9 @@ class Node:
         """Save the counters at the start of a figures window; returns the histogram to count in."""
         if self.counts is None:
             self.counts = histogram.new_counts()
-        saved = _Saved(window.number, self.failures, array("I", self.counts))
+            saved = _NOTHING_YET
+        else:
+            saved = _Saved(self.failures, array("I", self.counts))
         # the older of the two is where `recent` counts from: one to two windows ago
         previous = self._saved[1] if self._saved is not None and self.window == window.previous else saved
         self._saved = (previous, saved)
@@ -100,12 +99,14 @@ class Node:
 class _Saved:
     """The counters of a node at the start of a window."""
 
-    __slots__ = ("counts", "failures", "window")
+    __slots__ = ("counts", "failures")
 
-    def __init__(self, window: int, failures: int, counts: array[int]) -> None:
-        self.window = window
+    def __init__(self, failures: int, counts: array[int]) -> None:
         self.failures = failures
         self.counts = counts
+
+
+_NOTHING_YET = _Saved(0, histogram.new_counts())
 
 
 class Window:

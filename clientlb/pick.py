@@ -27,17 +27,16 @@ class Pick:
     Attributes:
         node: The endpoint with its live state.
         started: When it was picked, in seconds of the balancer's clock.
-        observed: Whether an outcome was reported.
+        observed: Whether an outcome was reported before the release.
     """
 
-    __slots__ = ("_balancer", "_released", "node", "observed", "started")
+    __slots__ = ("_balancer", "node", "observed", "started")
 
     def __init__(self, balancer: Balancer, node: Node, started: float) -> None:
-        self._balancer = balancer
+        self._balancer: Balancer | None = balancer  # None once released
         self.node = node
         self.started = started
         self.observed = False
-        self._released = False
 
     @property
     def endpoint(self) -> Endpoint:
@@ -46,8 +45,9 @@ class Pick:
 
     def observe(self, outcome: Outcome, reason: str = "") -> None:
         """Report the outcome at the head of the response, while the call goes on. Only the first one counts."""
-        if not self.observed and not self._released:
-            self._balancer.observe(self, outcome, reason)
+        balancer = self._balancer
+        if balancer is not None and not self.observed:
+            balancer.report(self, outcome, reason, 0)
             self.observed = True
 
     def release(self, outcome: Outcome | None = None, reason: str = "") -> None:
@@ -58,15 +58,16 @@ class Pick:
                 still counts: the body broke off.
             reason: Why, in a word or two.
         """
-        if self._released:
+        balancer = self._balancer
+        if balancer is None:
             return
-        self._released = True
+        self._balancer = None
         if self.observed:
             if outcome is _SUCCESS or outcome is _IGNORED:
                 outcome = None
         elif outcome is None:
             outcome = _SUCCESS
-        self._balancer.finish(self, outcome, reason)
+        balancer.report(self, outcome, reason, 1)
 
     def __enter__(self) -> Pick:
         return self

@@ -28,7 +28,8 @@ _S = TypeVar("_S", bound=_Server)
 
 
 @contextmanager
-def _running(server: _S) -> Iterator[_S]:
+def running(server: _S) -> Iterator[_S]:
+    """Start a server, and stop it in the end."""
     try:
         server.start()
         yield server
@@ -59,35 +60,35 @@ def service() -> str:
 
 @pytest.fixture(scope="session")
 def zookeeper() -> Iterator[ZooKeeperServer]:
-    with _running(ZooKeeperServer()) as server:
+    with running(ZooKeeperServer()) as server:
         yield server
 
 
 @pytest.fixture
 def own_zookeeper() -> Iterator[ZooKeeperServer]:
-    with _running(ZooKeeperServer()) as server:
+    with running(ZooKeeperServer()) as server:
         yield server
 
 
 @pytest.fixture
 def zookeeper_cluster() -> Iterator[ZooKeeperEnsemble]:
-    with _running(ZooKeeperEnsemble()) as ensemble:
+    with running(ZooKeeperEnsemble()) as ensemble:
         yield ensemble
 
 
 @pytest.fixture(scope="session")
 def consul() -> Iterator[ConsulServer]:
-    with _running(ConsulServer(dev=True)) as server:
+    with running(ConsulServer(dev=True)) as server:
         yield server
 
 
 @pytest.fixture
 def own_consul() -> Iterator[ConsulServer]:
-    with _running(ConsulServer()) as server:
+    with running(ConsulServer()) as server:
         yield server
 
 
 @pytest.fixture
 def consul_cluster() -> Iterator[ConsulCluster]:
-    with _running(ConsulCluster()) as cluster:
+    with running(ConsulCluster()) as cluster:
         yield cluster

@@ -163,27 +163,17 @@ class ConsulHTTP:
     """
 
     def __init__(self, address: ConsulAddress, client: Any = None) -> None:
-        self.name = str(address)
-        self._connections: _Connections | None = None
-        if client is None:
-            http = HTTPClient(
-                host=f"[{address.host}]" if ":" in address.host else address.host,
-                port=address.port,
-                scheme="https" if address.tls else "http",
-                verify=address.ca_file or True,
-            )
-            # A proxy or a .netrc that is meant for the internet has no business between us and our agent.
-            http.session.trust_env = False
-            self._connections = _Connections()
-            for scheme in ("http://", "https://"):
-                http.session.mount(scheme, _InterruptibleAdapter(self._connections))
-            token = address.token
-        else:
-            http = client.http
-            token = address.token or getattr(client, "token", None)
-        self._http = http
+        self._address = address
+        self._client = client
+        token = address.token or getattr(client, "token", None)
         self._headers = {"X-Consul-Token": token} if token else {}
         self._closed = False
+        self._open()
+
+    def _open(self) -> None:
+        self._pid = os.getpid()
+        self._connections = _Connections()
+        self._http = self._client.http if self._client is not None else _own_client(self._address, self._connections)
 
     def get(self, path: str, timeout: float, parameters: Mapping[str, str] = _NONE) -> Answer:
         """GET; `timeout` is the longest silence in seconds. Raises ConsulError."""
@@ -197,7 +187,7 @@ class ConsulHTTP:
     def close(self) -> None:
         """End also a request that waits in another thread, if the client is our own. Idempotent."""
         self._closed = True
-        if self._connections is not None:
+        if self._client is None and self._pid == os.getpid():
             self._connections.interrupt()
             self._http.session.close()
 
@@ -205,7 +195,9 @@ class ConsulHTTP:
         self, method: str, path: str, timeout: float, parameters: Mapping[str, str], body: bytes | None
     ) -> Answer:
         if self._closed:
-            raise ConsulError(f"the connection to {self.name} is closed")
+            raise ConsulError(f"the connection to {self._address} is closed")
+        if self._pid != os.getpid():
+            self._open()  # in a forked child: the connections belong to the parent
         try:
             response = self._http.session.request(
                 method,
@@ -225,6 +217,20 @@ class ConsulHTTP:
             problem = f"HTTP status {response.status_code}: {response.text.strip()[:_SHOWN]}"
             raise ConsulError(problem, response.status_code)
         return Answer(response.headers, response.content)
+
+
+def _own_client(address: ConsulAddress, connections: _Connections) -> Any:
+    http = HTTPClient(
+        host=f"[{address.host}]" if ":" in address.host else address.host,
+        port=address.port,
+        scheme="https" if address.tls else "http",
+        verify=address.ca_file or True,
+    )
+    # A proxy or a .netrc that is meant for the internet has no business between us and our agent.
+    http.session.trust_env = False
+    for scheme in ("http://", "https://"):
+        http.session.mount(scheme, _InterruptibleAdapter(connections))
+    return http
 
 
 def path(*steps: str) -> str:

@@ -13,6 +13,7 @@ What kazoo does on its own and what is done about it here:
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -136,6 +137,8 @@ class Connection:
         self._connected = threading.Event()
         self._down_since = time.monotonic()
         self._closed = False
+        self.pid = os.getpid()
+        """The process that the session belongs to: in a forked child, make another connection."""
         self.epoch = 0
         """Grows with every connection. What was read in an earlier epoch lost its watches: read it again."""
         self.client: Any = None
@@ -176,7 +179,7 @@ class Connection:
             return
         self._closed = True
         self._connected.clear()
-        if not self._borrowed:
+        if not self._borrowed and self.pid == os.getpid():
             _dispose(self.client)
 
     def _make_client(self) -> Any:

@@ -9,9 +9,9 @@ end of the wait.
 from __future__ import annotations
 
 import json
-import os
 import threading
 import time
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -72,12 +72,12 @@ class ConsulDiscovery:
             host, port = client.http.host, int(client.http.port)
         if checked_seconds("wait", wait) > _MAX_WAIT:
             raise ConfigurationError(f"wait is at most {_MAX_WAIT:g} seconds; not {wait!r}")
-        self.address = ConsulAddress(host, port, token, token_file, tls, ca_file)
-        self.wait = wait
-        self.parameters = {name: value for name, value in (("dc", dc), ("tag", tag)) if value}
-        self.client = client
+        self._address = ConsulAddress(host, port, token, token_file, tls, ca_file)
+        self._wait = wait
+        self._parameters = {name: value for name, value in (("dc", dc), ("tag", tag)) if value}
+        self._client = client
         self._closed = False
-        self._resolvers: set[ConsulResolver] = set()
+        self._resolvers: weakref.WeakSet[ConsulResolver] = weakref.WeakSet()
 
     @classmethod
     def from_url(cls, url: str) -> ConsulDiscovery:
@@ -97,49 +97,45 @@ class ConsulDiscovery:
         """Make the resolver of one service."""
         if not service:
             raise ConfigurationError("consul: the name of the service is empty")
-        return ConsulResolver(self, service)
+        if self._closed:
+            raise ClosedError(f"{self} is closed")
+        resolver = ConsulResolver(service, self._address, self._parameters, self._wait, self._client)
+        self._resolvers.add(resolver)
+        return resolver
 
     def close(self) -> None:
         """Close the resolvers. Idempotent."""
         self._closed = True
-        for resolver in tuple(self._resolvers):
+        for resolver in list(self._resolvers):
             resolver.close()
 
-    def opened(self, resolver: ConsulResolver) -> None:
-        """Note a resolver that started (for the resolvers)."""
-        if self._closed:
-            raise ClosedError(f"{self} is closed")
-        self._resolvers.add(resolver)
-
-    def closed(self, resolver: ConsulResolver) -> None:
-        """Note a resolver that ended (for the resolvers)."""
-        self._resolvers.discard(resolver)
-
     def __str__(self) -> str:
-        return str(self.address)
+        return str(self._address)
 
 
 class ConsulResolver:
     """Watches one service on a thread and a connection of its own."""
 
-    def __init__(self, discovery: ConsulDiscovery, service: str) -> None:
-        self._discovery = discovery
+    def __init__(
+        self, service: str, address: ConsulAddress, parameters: Mapping[str, str], wait: float, client: Any
+    ) -> None:
         self._service = service
+        self._address = address
+        self._parameters = parameters
+        self._wait = wait
+        self._client = client
         self._closing = threading.Event()
-        self._pid = os.getpid()
         self._feed: Feed | None = None
         self._http: ConsulHTTP | None = None
         self._thread: threading.Thread | None = None
 
     def start(self, listener: Listener) -> None:
-        """Begin to watch. Returns at once."""
+        """Begin to watch. Returns at once; raises ClosedError after `close`."""
+        name = f"{self._service} in {self._address}"
         if self._closing.is_set():
-            return
-        self._discovery.opened(self)
-        name = f"{self._service} in {self._discovery}"
-        self._pid = os.getpid()
+            raise ClosedError(f"the watch of {name} is closed")
         self._feed = feed = Feed(listener, name)
-        self._http = http = ConsulHTTP(self._discovery.address, self._discovery.client)
+        self._http = http = ConsulHTTP(self._address, self._client)
         decoder = InstanceDecoder(name)
         self._thread = threading.Thread(
             target=self._run, args=(http, feed, decoder), name=f"clientlb-consul-{self._service}", daemon=True
@@ -149,14 +145,11 @@ class ConsulResolver:
     def close(self) -> None:
         """Stop watching. Idempotent; nothing is delivered afterwards."""
         self._closing.set()
-        self._discovery.closed(self)
         if self._feed is not None:
             self._feed.close()
-        if self._pid != os.getpid():
-            return  # in a forked child: the connection is the parent's
         if self._http is not None:
             self._http.close()
-        if self._thread is not None and self._thread is not threading.current_thread():
+        if self._thread is not None and self._client is None and self._thread is not threading.current_thread():
             self._thread.join(_CLOSE_PATIENCE)
 
     def _run(self, http: ConsulHTTP, feed: Feed, decoder: InstanceDecoder) -> None:
@@ -170,7 +163,7 @@ class ConsulResolver:
             except Exception as error:  # whatever it is, the watch goes on
                 index = 0
                 reason = str(error) or type(error).__name__
-                feed.error(DiscoveryError(f"{self._discovery}: asking for {self._service} failed: {reason}"))
+                feed.error(DiscoveryError(f"{self._address}: asking for {self._service} failed: {reason}"))
                 self._closing.wait(backoff.failed())
             else:
                 backoff.succeeded()
@@ -179,9 +172,8 @@ class ConsulResolver:
 
     def _ask(self, http: ConsulHTTP, index: int) -> Answer:
         # Consul adds up to a sixteenth to the wait, so that not all watches come back at once
-        wait = self._discovery.wait
-        silence = _GRACE + (wait * 17 / 16 if index else 0.0)
-        question = {"index": str(index), "wait": f"{wait * 1000:.0f}ms", **self._discovery.parameters}
+        silence = _GRACE + (self._wait * 17 / 16 if index else 0.0)
+        question = {"index": str(index), "wait": f"{self._wait * 1000:.0f}ms", **self._parameters}
         return http.get(path("health", "service", self._service), silence, question)
 
 

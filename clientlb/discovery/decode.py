@@ -166,7 +166,7 @@ def _port(value: object) -> int:
     """Registries write ports as numbers and as strings; the range is judged by `Endpoint`."""
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 6:
         return int(value)
-    if isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, int):
         return value
     raise InvalidEndpointError(f"port {_short(value)} is not a number from 1 to 65535")
 

@@ -6,20 +6,23 @@ For demos, tests, and programs whose processes share a host. `clientlb.registrat
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Self
 
-from clientlb.discovery.base import Listener
 from clientlb.discovery.decode import MAX_INSTANCE_BYTES, InstanceDecoder
 from clientlb.discovery.feed import Feed
 from clientlb.discovery.leases import Lease, Roll, lease_id, read_lease, service_directory
-from clientlb.discovery.polling import Poller
+from clientlb.discovery.polling import PolledResolver, Poller
 from clientlb.discovery.url import absolute, checked_seconds, path_of, seconds_option, split_url
 from clientlb.errors import DiscoveryError
+
+_Signature = tuple[int, int, int]
 
 INTERVAL = 0.1
 """Seconds between two looks: a new server gets calls well within a second, for a few system calls per look."""
@@ -62,71 +65,58 @@ class DirectoryDiscovery:
 
     def close(self) -> None:
         """End the thread that watches the directory."""
-        self._poller.clear()
+        self._poller.close()
 
     def __str__(self) -> str:
         return f"dir://{self._root}"
 
 
-class DirectoryResolver:
-    """Watches one service. The first list is delivered before `start` returns."""
+class DirectoryResolver(PolledResolver):
+    """Watches one service."""
 
     def __init__(self, discovery: DirectoryDiscovery, service: str) -> None:
+        super().__init__(discovery._poller, f"{service} in {discovery}")
         self._discovery = discovery
-        self._name = f"{service} in {discovery}"
         self._directory = service_directory(discovery._root, service)
         self._roll = Roll(discovery._interval)
         self._decoder = InstanceDecoder(self._name)
-        self._files: dict[str, tuple[tuple[int, int, int], Lease]] = {}
-        self._feed: Feed | None = None
+        self._files: dict[str, tuple[_Signature, Lease]] = {}
 
-    def start(self, listener: Listener) -> None:
-        """Deliver what the directory holds, then watch it."""
-        self._feed = Feed(listener, self._name)
-        self._look()
-        self._discovery._poller.add(self._look)
-
-    def close(self) -> None:
-        """Stop watching."""
-        if self._feed is not None:
-            self._feed.close()
-            self._discovery._poller.remove(self._look)
-
-    def _look(self) -> float | None:
-        assert self._feed is not None
+    def _deliver(self, feed: Feed) -> float | None:
         try:
             leases = self._leases()
         except OSError as error:
-            self._feed.error(DiscoveryError(f"{self._discovery}: {error.strerror}: {error.filename}"))
+            feed.error(DiscoveryError(f"{self._discovery}: {error.strerror}: {error.filename}"))
             return None
         alive, first_end = self._roll.call(leases, self._discovery._clock())
-        self._feed.update(self._decoder.decode_all({id: alive[id].data for id in sorted(alive)}))
+        feed.update(self._decoder.decode_all({id: alive[id].data for id in sorted(alive)}))
         return first_end
 
     def _leases(self) -> dict[str, Lease]:
         """What the directory holds; only files that changed since the last look are read.
 
+        Everything is reached through the open root, so that a registry that is moved away in the middle of a look is
+        never mistaken for one whose servers left.
+
         Raises:
             OSError: The registry cannot be read. A service that is not there is no error.
         """
-        files: dict[str, tuple[tuple[int, int, int], Lease]] = {}
+        files: dict[str, tuple[_Signature, Lease]] = {}
         leases: dict[str, Lease] = {}
-        try:
-            entries = os.scandir(self._directory)
-        except FileNotFoundError:
-            os.stat(self._discovery._root)  # raises if it is the whole registry that is gone
-            entries = None
-        if entries is not None:
-            with entries:
-                for entry in entries:
-                    id = lease_id(entry.name)
-                    file = None if id is None else self._file(entry)
-                    if id is not None and file is not None:
-                        files[entry.name], leases[id] = file, file[1]
+        with _opened(self._discovery._root) as root:
+            try:
+                with _opened(self._directory.name, root) as directory, os.scandir(directory) as entries:
+                    for entry in entries:
+                        id = lease_id(entry.name)
+                        file = None if id is None else self._file(entry, directory)
+                        if id is not None and file is not None:
+                            files[entry.name], leases[id] = file, file[1]
+            except FileNotFoundError:
+                pass
         self._files = files
         return leases
 
-    def _file(self, entry: os.DirEntry[str]) -> tuple[tuple[int, int, int], Lease] | None:
+    def _file(self, entry: os.DirEntry[str], directory: int) -> tuple[_Signature, Lease] | None:
         try:
             status = entry.stat()
             signature = (status.st_mtime_ns, status.st_size, status.st_ino)
@@ -135,7 +125,16 @@ class DirectoryResolver:
                 return before
             if not stat.S_ISREG(status.st_mode):  # reading a pipe would block
                 return None
-            with open(entry.path, "rb") as file:
+            with open(entry.name, "rb", opener=partial(os.open, dir_fd=directory)) as file:
                 return signature, read_lease(file.read(MAX_INSTANCE_BYTES + 1))
         except FileNotFoundError:  # withdrawn while we looked
             return None
+
+
+@contextlib.contextmanager
+def _opened(path: str | Path, parent: int | None = None) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY, dir_fd=parent)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)

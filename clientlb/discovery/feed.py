@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from clientlb.discovery.base import Listener
 from clientlb.endpoint import Endpoint
@@ -32,11 +32,13 @@ class Feed:
     Args:
         listener: Who receives the news.
         name: The service and its registry, for the log.
+        clock: Seconds that only grow.
     """
 
-    def __init__(self, listener: Listener, name: str) -> None:
+    def __init__(self, listener: Listener, name: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._listener = listener
         self._name = name
+        self._clock = clock
         self._closed = False
         # held while the listener is called, so that close() can wait for that; re-entrant: a listener may close
         self._lock = threading.RLock()
@@ -58,7 +60,7 @@ class Feed:
 
     def error(self, error: Exception) -> None:
         """Pass trouble on, unless the listener just heard of the same."""
-        text, now = f"{type(error).__name__}: {error}", time.monotonic()
+        text, now = f"{type(error).__name__}: {error}", self._clock()
         with self._lock:
             if self._closed or (text == self._error and now < self._error_at + ERROR_REPEAT):
                 return

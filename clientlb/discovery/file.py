@@ -17,10 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from clientlb.discovery.base import Listener
 from clientlb.discovery.decode import decode_address, decode_object
 from clientlb.discovery.feed import Feed
-from clientlb.discovery.polling import Poller
+from clientlb.discovery.polling import PolledResolver, Poller
 from clientlb.discovery.url import absolute, checked_seconds, path_of, seconds_option, split_url
 from clientlb.endpoint import Endpoint
 from clientlb.errors import DiscoveryError, InvalidEndpointError
@@ -73,7 +72,7 @@ class FileDiscovery:
 
     def close(self) -> None:
         """End the thread that watches the file."""
-        self._poller.clear()
+        self._poller.close()
 
     def __str__(self) -> str:
         return self._path.as_uri()
@@ -107,29 +106,16 @@ class FileDiscovery:
             return _Version(signature, trouble=f"it cannot be parsed: {error}")
 
 
-class FileResolver:
-    """Watches one service of the file. The first list is delivered before `start` returns."""
+class FileResolver(PolledResolver):
+    """Watches one service of the file."""
 
     def __init__(self, discovery: FileDiscovery, service: str) -> None:
+        super().__init__(discovery._poller, f"{service} in {discovery}")
         self._discovery = discovery
         self._service = service
-        self._feed: Feed | None = None
         self._seen: _Version | None = None
 
-    def start(self, listener: Listener) -> None:
-        """Deliver what the file says, then watch it."""
-        self._feed = Feed(listener, f"{self._service} in {self._discovery}")
-        self._look()
-        self._discovery._poller.add(self._look)
-
-    def close(self) -> None:
-        """Stop watching."""
-        if self._feed is not None:
-            self._feed.close()
-            self._discovery._poller.remove(self._look)
-
-    def _look(self) -> None:
-        assert self._feed is not None
+    def _deliver(self, feed: Feed) -> None:
         try:
             version = self._discovery._read()
             if version is self._seen:
@@ -138,10 +124,10 @@ class FileResolver:
         except (OSError, DiscoveryError) as error:
             self._seen = None
             trouble = error.strerror if isinstance(error, OSError) else error
-            self._feed.error(DiscoveryError(f"{self._discovery}: {trouble}"))
+            feed.error(DiscoveryError(f"{self._discovery}: {trouble}"))
             return
         self._seen = version
-        self._feed.update(endpoints)
+        feed.update(endpoints)
 
     def _endpoints(self, version: _Version) -> list[Endpoint]:
         if version.trouble:
@@ -157,6 +143,5 @@ class FileResolver:
         try:
             return decode_address(entry) if isinstance(entry, str) else decode_object(entry)
         except InvalidEndpointError as error:
-            where = f"{self._service} in {self._discovery}"
-            logger.warning("%s: entry %d is left out: %s", where, position + 1, error)
+            logger.warning("%s: entry %d is left out: %s", self._name, position + 1, error)
             return None

@@ -1,4 +1,4 @@
-"""One thread that looks at things at an interval: how `file` and `dir` notice a change.
+"""One thread that looks at things at an interval, and its resolvers: how `file` and `dir` notice a change.
 
 Polling costs a few system calls per look and works on every file system, over every kind of replacement of a file.
 """
@@ -8,7 +8,12 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable
+
+from clientlb.discovery.base import Listener
+from clientlb.discovery.feed import Feed
+from clientlb.errors import ClosedError
 
 logger = logging.getLogger("clientlb.discovery")
 
@@ -33,6 +38,7 @@ class Poller:
     def __init__(self, name: str, interval: float) -> None:
         self._name = name
         self._interval = interval
+        self._closed = False
         self._reset()
 
     def _reset(self) -> None:
@@ -43,10 +49,16 @@ class Poller:
         self._wake = threading.Event()  # one per thread
 
     def add(self, look: Look) -> None:
-        """Call `look` soon, and from then on at the interval."""
+        """Call `look` soon, and from then on at the interval.
+
+        Raises:
+            ClosedError: After `close()`.
+        """
         if self._pid != os.getpid():
             self._reset()
         with self._lock:
+            if self._closed:
+                raise ClosedError(f"the watch of {self._name} is closed")
             self._looks = (*self._looks, look)
             if self._thread is None:
                 self._wake = threading.Event()
@@ -61,8 +73,9 @@ class Poller:
         if self._pid == os.getpid():
             self._keep(lambda other: other != look)
 
-    def clear(self) -> None:
-        """Remove every look."""
+    def close(self) -> None:
+        """Remove every look, for good. Idempotent."""
+        self._closed = True
         if self._pid == os.getpid():
             self._keep(lambda _: False)
 
@@ -94,3 +107,46 @@ class Poller:
             logger.exception("looking at %s failed", self._name)
             wanted = None
         return self._interval if wanted is None else min(wanted, self._interval)
+
+
+class PolledResolver(ABC):
+    """A resolver that learns everything by looking. The first news are delivered before `start` returns.
+
+    Args:
+        poller: Shared by the resolvers of one discovery.
+        name: The service and its registry, for the log.
+    """
+
+    def __init__(self, poller: Poller, name: str) -> None:
+        self._poller = poller
+        self._name = name
+        self._feed: Feed | None = None
+        self._closed = threading.Event()
+
+    def start(self, listener: Listener) -> None:
+        """Look once and deliver what is there, then watch.
+
+        Raises:
+            ClosedError: The resolver or its discovery was closed.
+        """
+        if self._closed.is_set():
+            raise ClosedError(f"{self._name} was closed")
+        self._feed = Feed(listener, self._name)
+        self._look()
+        self._poller.add(self._look)
+        if self._closed.is_set():  # by another thread, meanwhile
+            self._poller.remove(self._look)
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._closed.set()
+        if self._feed is not None:
+            self._feed.close()
+            self._poller.remove(self._look)
+
+    def _look(self) -> float | None:
+        return None if self._feed is None else self._deliver(self._feed)
+
+    @abstractmethod
+    def _deliver(self, feed: Feed) -> float | None:
+        """Tell the feed what is there now. Returns the seconds until the next look if the interval is too long."""

@@ -9,7 +9,7 @@ from clientlb.discovery.base import Listener
 from clientlb.discovery.decode import decode_address
 from clientlb.discovery.url import redact
 from clientlb.endpoint import Endpoint
-from clientlb.errors import ConfigurationError, InvalidEndpointError
+from clientlb.errors import ClosedError, ConfigurationError, InvalidEndpointError
 
 Entries = Iterable[str | Endpoint]
 
@@ -29,7 +29,7 @@ class StaticDiscovery:
         self._by_service: dict[str, tuple[Endpoint, ...]] = {}
         self._for_all: tuple[Endpoint, ...] = ()
         if isinstance(endpoints, Mapping):
-            self._by_service = {service: _read(entries) for service, entries in endpoints.items()}
+            self._by_service = {str(service): _read(entries) for service, entries in endpoints.items()}
         else:
             self._for_all = _read(endpoints)
 
@@ -64,9 +64,14 @@ class StaticResolver:
         self._closed = False
 
     def start(self, listener: Listener) -> None:
-        """Deliver the list."""
-        if not self._closed:
-            listener.update(self._endpoints)
+        """Deliver the list.
+
+        Raises:
+            ClosedError: After `close()`.
+        """
+        if self._closed:
+            raise ClosedError("the resolver of a static list was closed")
+        listener.update(self._endpoints)
 
     def close(self) -> None:
         """Nothing to stop."""

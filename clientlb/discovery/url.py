@@ -9,7 +9,6 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from importlib import import_module
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
@@ -19,6 +18,7 @@ from clientlb.errors import ConfigurationError
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _USERINFO = re.compile(r"://.*@", re.DOTALL)
 _SECRET_OPTION = re.compile(r"([?&][^=&#]*(?:token|password|passwd|secret|key)[^=&#]*=)[^&#]*", re.IGNORECASE)
+_YEAR = 365 * 86400.0
 _EXTRAS = {"kazoo": "zookeeper", "consul": "consul", "requests": "consul"}
 
 
@@ -74,12 +74,16 @@ def seconds_option(options: Mapping[str, str], name: str, default: float, *, lea
 
 
 def checked_seconds(name: str, value: float, *, least: float = 0.0) -> float:
-    """Return the value if it is a finite number of seconds of at least `least` and above 0."""
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if is_number and value > 0 and value >= least:
+    """Return the value if it is a number of seconds above 0, of at least `least` and at most a year.
+
+    Raises:
+        ConfigurationError: It is not.
+    """
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if is_number and 0 < value <= _YEAR and value >= least:
         return float(value)
     bound = f"at least {least:g}" if least else "above 0"
-    raise ConfigurationError(f"{name} is a number of seconds, {bound}; not {value!r}")
+    raise ConfigurationError(f"{name} is a number of seconds, {bound} and at most a year; not {value!r}")
 
 
 def path_of(url: str, parts: SplitResult) -> Path:
@@ -116,7 +120,7 @@ def backend_class(url: str, built_in: Mapping[str, str], group: str) -> Any:
 
     Args:
         url: The URL.
-        built_in: scheme -> `"module:Class"`. Asked first: reading entry points takes milliseconds.
+        built_in: scheme -> `"module:Class"`. Asked first: reading entry points takes tens of milliseconds.
         group: The entry-point group of the schemes that others add.
 
     Raises:
@@ -128,6 +132,8 @@ def backend_class(url: str, built_in: Mapping[str, str], group: str) -> Any:
     scheme = match[1].lower()
     target = built_in.get(scheme)
     if target is None:
+        from importlib.metadata import entry_points  # only here: it costs more than the rest of the package
+
         added = {entry.name: entry.value for entry in entry_points(group=group)}
         if scheme not in added:
             known = ", ".join(sorted(built_in.keys() | added.keys()))
@@ -136,11 +142,11 @@ def backend_class(url: str, built_in: Mapping[str, str], group: str) -> Any:
     module, _, name = target.partition(":")
     try:
         return getattr(import_module(module), name)
-    except ImportError as error:
+    except (ImportError, AttributeError) as error:
         raise ConfigurationError(_missing(scheme, error)) from error
 
 
-def _missing(scheme: str, error: ImportError) -> str:
+def _missing(scheme: str, error: ImportError | AttributeError) -> str:
     extra = _EXTRAS.get((error.name or "").partition(".")[0])
     if extra is None:
         return f"the backend of {scheme!r} cannot be imported: {error}"

@@ -135,9 +135,9 @@ class ZooKeeperResolver:
         self._read_again: set[str] = set()
 
     def start(self, listener: Listener) -> None:
-        """Begin to watch. Returns at once."""
+        """Begin to watch. Returns at once; raises ClosedError after `close`."""
         if self._closed:
-            return
+            raise ClosedError(f"the watch of {self._name} is closed")
         self.feed = Feed(listener, self._name)
         self._worker = self._discovery.worker()
         self._worker.add(self)

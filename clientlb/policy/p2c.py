@@ -18,8 +18,8 @@ _UNKNOWN = -inf
 """The score of a node that has not answered yet."""
 _SHORTEST = 1e-6
 """Seconds. A latency has to have a logarithm."""
-_UNKNOWN_FAILURE = 1.0
-"""Seconds. The latency that is assumed when the very first call to a node fails."""
+_FIRST_FAILURE = 3.0
+"""Seconds. What the failure of the very first call to a node counts as."""
 _LONGEST_FAILURE = 30.0
 """Seconds. Failures in a row multiply a latency up to here, so that a node that works again is found again."""
 
@@ -47,31 +47,30 @@ class P2C:
 class PeakEwma:
     """The less loaded of two, by latency times calls in flight, divided by weight.
 
-    A node's latency is a moving average over time that jumps to a peak at once and comes down slowly::
+    A node's latency jumps to a peak at once and fades with time::
 
-        w = exp(-(now - observed_at) / decay)
-        latency = seconds                                if seconds > latency
-                  seconds + (latency - seconds) * w      otherwise
+        latency(now) = max(seconds_i * exp(-(now - observed_at_i) / decay))  over all observations i
+        load(now)    = latency(now) * (in_flight + 1) / weight
 
-    Its load is `latency * exp(-(now - observed_at) / decay) * (in_flight + 1) / weight`: the longer nothing was
-    heard of a node that was slow, the sooner it is tried again. Reading the load changes nothing (Finagle's reads do, so that
-    picks alone make a node look better). After the `PeakEwma` of Finagle and Linkerd.
+    The longer nothing slow was heard of a node, the sooner it is tried again. This is what Finagle's `PeakEwma` amounts
+    to: its reads fade the average, so under traffic a lower observation has next to no weight in it. Here a read changes
+    nothing. Loads are compared by their logarithms, in which the fading is `-now / decay` on both sides and cancels out:
+    a pick needs neither clock nor exponential, and an observation is one `max`::
 
-    Loads are compared by their logarithms. In those the fading is `-now / decay` on both sides and cancels out, so a
-    pick reads neither the clock nor an exponential: `score = log(latency) + observed_at / decay`.
+        score = max(score, log(seconds) + observed_at / decay)
 
     A failure never looks fast: it counts as `failure_factor` times the latency known so far. Without that a server that
     answers 503 at once draws the traffic of all the others (linkerd2-proxy #4537, ingress-nginx #9882).
 
     Args:
-        decay: Mean lifetime of an observation in seconds (default 10, as in Finagle and Linkerd).
+        decay: Time constant of the fading in seconds (default 10, as in Finagle and Linkerd).
         failure_factor: What a failure multiplies the latency by (default 3).
 
     Raises:
         ConfigurationError: `decay` is not above 0 or `failure_factor` is below 1.
     """
 
-    __slots__ = ("_rate", "decay", "failure_factor")
+    __slots__ = ("_log_factor", "_rate", "decay", "failure_factor")
 
     def __init__(self, decay: float = 10.0, failure_factor: float = 3.0) -> None:
         if not decay > 0:
@@ -81,6 +80,7 @@ class PeakEwma:
         self.decay = decay
         self.failure_factor = failure_factor
         self._rate = 1.0 / decay
+        self._log_factor = log(failure_factor)
 
     def choose(self, nodes: Sequence[Node], now: float, rng: random.Random) -> Node:
         """Choose by latency and calls in flight."""
@@ -113,15 +113,17 @@ class PeakEwma:
 
     def observe(self, node: Node, seconds: float, success: bool, now: float) -> None:
         """Learn from an attempt that was answered, or failed, after `seconds`."""
-        latency = node.latency
+        score = log(seconds if seconds > _SHORTEST else _SHORTEST) + now * self._rate
         if not success:
-            longer = (latency or _UNKNOWN_FAILURE) * self.failure_factor
-            seconds = max(seconds, min(longer, _LONGEST_FAILURE))
-        elif seconds < _SHORTEST:
-            seconds = _SHORTEST
-        age = now * self._rate
-        if seconds < latency:
-            weight = exp(node.score - age) / latency  # the score has `observed_at` in it already
-            seconds += (latency - seconds) * weight
-        node.latency = seconds
-        node.score = log(seconds) + age
+            score = max(score, self._score_of_failure(node, now))
+        if score > node.score:
+            node.score = score
+
+    def _score_of_failure(self, node: Node, now: float) -> float:
+        if node.score == _UNKNOWN:
+            return log(_FIRST_FAILURE) + now * self._rate
+        return min(node.score + self._log_factor, log(_LONGEST_FAILURE) + now * self._rate)
+
+    def latency(self, node: Node, now: float) -> float | None:
+        """The latency in seconds that the policy reckons with; None while the node is unknown."""
+        return None if node.score == _UNKNOWN else exp(node.score - now * self._rate)

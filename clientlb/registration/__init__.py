@@ -6,7 +6,7 @@ are the registrars, each imported only when its scheme is asked for.
 
 from __future__ import annotations
 
-import secrets
+import os
 import time
 from collections.abc import Mapping
 
@@ -78,7 +78,7 @@ def register(
         endpoint = Endpoint(
             host=address,
             port=port,
-            id=f"{address}:{port}-{secrets.token_hex(3)}" if id is None else id,
+            id=f"{address}:{port}-{os.urandom(3).hex()}" if id is None else id,
             weight=weight,
             secure=secure,
             zone=zone,

@@ -88,13 +88,12 @@ class ConsulRegistrar:
         try:
             if known and self._renew(endpoint):
                 return
-            # without `replace-existing-checks` the checks of an earlier registration would stay, and fail
-            self._http.put(
-                path("agent", "service", "register"),
-                _TIMEOUT,
-                {"replace-existing-checks": "true"},
-                description,
-            )
+            # Without `replace-existing-checks` the checks of an earlier registration would stay, and fail.
+            parameters = {"replace-existing-checks": "true"}
+            self._http.put(path("agent", "service", "register"), _TIMEOUT, parameters, description)
+            # An agent that restarts restores what a renewal said, but not what the registration said: without one
+            # the instance would be out of the list until its next.
+            self._renew(endpoint)
         except ConsulError as error:
             raise RegistrationError(f"registering {service} failed: {error}") from error
         with self._lock:

@@ -6,6 +6,7 @@ predecessor vanishes with that one's session, so it counts only if our session o
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -26,7 +27,7 @@ from clientlb.endpoint import Endpoint
 from clientlb.errors import RegistrationError
 from clientlb.registration._local import local_address
 
-_SESSION_PATIENCE = 3.0  # seconds that an announcement waits for a session
+_SESSION_PATIENCE = 2.0  # seconds that an announcement waits for a session
 _CALM = 1.0  # seconds after a creation in which its watch is not believed: two owners of one id would fight
 
 
@@ -86,8 +87,8 @@ class ZooKeeperRegistrar:
 
     def announce(self, service: str, endpoint: Endpoint, ttl: float) -> None:
         """Make sure that the node exists, is ours and says what it should. Raises RegistrationError."""
-        connection = self._session(ttl)
         path, data = self._path(service, endpoint), encode_instance(service, endpoint)
+        connection = self._session(ttl)
         try:
             self._ensure(connection, path, data)
         except Exception as error:
@@ -98,7 +99,7 @@ class ZooKeeperRegistrar:
         """Delete the node, if it is ours. Raises RegistrationError."""
         connection, path = self._connection, self._path(service, endpoint)
         if connection is None or not connection.connected:
-            raise RegistrationError(f"no session with ZooKeeper: the node ends with the one that we had")
+            raise RegistrationError("no session with ZooKeeper: the node ends with the one that we had")
         self._written.pop(path, None)
         client = connection.client
         try:
@@ -133,11 +134,11 @@ class ZooKeeperRegistrar:
         with self._lock:
             if self._closed:
                 raise RegistrationError(f"{self} is closed")
-            if self._connection is None:
+            if self._connection is None or self._connection.pid != os.getpid():
                 self._connection = Connection(
                     self._address,
-                    self._wake_all,
-                    client=self._client,
+                    self._connection_changed,
+                    client=self._client if self._connection is None else None,
                     session_timeout=ttl,
                     rebuild_after=self._rebuild_after,
                 )
@@ -168,6 +169,10 @@ class ZooKeeperRegistrar:
 
     def _changed(self, event: object) -> None:
         if time.monotonic() > self._created_at + _CALM:
+            self._wake_all()
+
+    def _connection_changed(self) -> None:
+        if self._connection is not None and self._connection.connected:
             self._wake_all()
 
     def _wake_all(self) -> None:

@@ -23,7 +23,9 @@ class Reply:
     headers: dict[str, str] = field(default_factory=dict)
 
 
-def entry(port: Any = 8080, *, id: str = "one", node: Any = "n1", address: Any = "10.0.0.1", **more: Any) -> dict[str, Any]:
+def entry(
+    port: Any = 8080, *, id: str = "one", node: Any = "n1", address: Any = "10.0.0.1", **more: Any
+) -> dict[str, Any]:
     """One passing instance, as `/v1/health/service` shows it."""
     service = {"ID": id, "Address": address, "Port": port, "Tags": [], "Meta": {}, **more}
     return {

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clientlb.discovery.decode import MAX_INSTANCE_BYTES
 from clientlb.discovery.directory import DirectoryDiscovery
 from clientlb.discovery.leases import (
     Lease,
@@ -59,7 +60,7 @@ class TestContract(DiscoveryContract):
         self.present[service] = wanted
 
     def put_malformed(self, service: str) -> None:
-        for number, data in enumerate((b"not json", b"[]", b'{"host": "h", "port": 0}', b"x" * 1_000_000)):
+        for number, data in enumerate((b"", b"not json", b"[]", b'{"host": "h", "port": 0}', b"x" * 1_000_000)):
             (self.root / service / f"bad-{number}.json").write_bytes(data)
 
     def break_registry(self) -> None:
@@ -101,8 +102,8 @@ def test_a_reader_that_slept_gives_the_living_time_to_renew() -> None:
     leases = {"a": Lease(b"", expires_at=105.0, ttl=9.0), "dead": Lease(b"", expires_at=99.0, ttl=9.0)}
     assert alive(roll, leases, 100.0) == ["a"]
     assert alive(roll, leases, 500.0) == ["a"]  # everything slept: the owner may renew within 9 / 3 s
-    assert alive(roll, leases, 501.0) == ["a"]
-    assert alive(roll, leases, 503.0) == ["a"]
+    for now in (501.0, 502.0, 503.0):
+        assert alive(roll, leases, now) == ["a"]
     assert alive(roll, leases, 503.2) == []
 
 
@@ -181,7 +182,9 @@ def watching(discovery: DirectoryDiscovery, service: str = "orders") -> Iterator
 
 def put(root: Path, name: str, data: bytes) -> None:
     (root / "orders").mkdir(exist_ok=True)
-    (root / "orders" / name).write_bytes(data)
+    draft = root / "orders" / ".draft"
+    draft.write_bytes(data)
+    draft.rename(root / "orders" / name)
 
 
 def test_the_first_list_is_there_when_start_returns(tmp_path: Path) -> None:
@@ -243,6 +246,28 @@ def test_a_malformed_file_costs_one_line(tmp_path: Path, caplog: pytest.LogCaptu
         seen.wait_for_addresses("10.0.0.1:80", "10.0.0.2:80")
         (record,) = caplog.records
         assert "'bad'" in record.getMessage()
+
+
+def test_a_long_file_is_not_cut_to_fit(tmp_path: Path) -> None:
+    put(tmp_path, "a.json", b'{"host": "10.0.0.1", "port": 80}')
+    put(tmp_path, "long.json", b'{"host": "10.0.0.1", "port": 80}' + b" " * MAX_INSTANCE_BYTES)
+    with watching(DirectoryDiscovery(tmp_path)) as seen:
+        assert [endpoint.id for endpoint in seen.updates[0]] == ["a"]
+
+
+def test_a_registry_that_is_moved_away_during_a_look_is_not_an_empty_one(tmp_path: Path) -> None:
+    """Away and back, as fast as it goes, under a reader that looks all the time."""
+    root, away = tmp_path / "registry", tmp_path / "away"
+    root.mkdir()
+    for number in range(20):
+        put(root, f"{number}.json", b'{"host": "10.0.0.1", "port": 80}')
+    with watching(DirectoryDiscovery(root, interval=0.001)) as seen:
+        for _ in range(2000):
+            root.rename(away)
+            away.rename(root)
+        put(root, "last.json", b'{"host": "10.0.0.2", "port": 80}')
+        seen.wait_for(lambda it: len(it.updates[-1]) == 21)
+        assert {len(update) for update in seen.updates} == {20, 21}
 
 
 def test_a_missing_root_is_an_error_until_it_is_there(tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 
 import pytest
 
-from clientlb.discovery.feed import Feed
+from clientlb.discovery.feed import ERROR_REPEAT, Feed
 from clientlb.endpoint import Endpoint
-from clientlb.testing import RecordingListener
+from clientlb.testing import FakeClock, RecordingListener
 
 A, B = Endpoint("10.0.0.1", 80), Endpoint("10.0.0.2", 80)
 
@@ -47,13 +47,13 @@ def test_an_error_that_goes_on_is_told_once_and_another_one_too() -> None:
     assert [str(error) for error in listener.errors] == ["down", "denied"]
 
 
-def test_an_error_that_goes_on_is_told_again_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clientlb.discovery.feed.ERROR_REPEAT", 0.0)
-    listener = RecordingListener()
-    feed = Feed(listener, "test")
-    feed.error(OSError("down"))
-    feed.error(OSError("down"))
-    assert len(listener.errors) == 2
+def test_an_error_that_goes_on_is_told_again_after_a_while() -> None:
+    listener, clock = RecordingListener(), FakeClock()
+    feed = Feed(listener, "test", clock)
+    for pause, told in ((0.0, 1), (ERROR_REPEAT - 1, 1), (1.0, 2), (1.0, 2), (ERROR_REPEAT, 3)):
+        clock.advance(pause)
+        feed.error(OSError("down"))
+        assert len(listener.errors) == told
 
 
 class Raising(RecordingListener):
@@ -92,24 +92,46 @@ def test_a_listener_may_close_while_it_is_told() -> None:
     assert not listener.errors
 
 
-def test_close_waits_for_a_delivery_that_is_under_way() -> None:
-    entered, go_on, left = threading.Event(), threading.Event(), threading.Event()
+def test_close_waits_for_a_delivery_that_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clientlb.discovery.feed._CLOSE_PATIENCE", 30.0)
+    entered, go_on = threading.Event(), threading.Event()
+    order: list[str] = []
 
     class Slow(RecordingListener):
         def update(self, endpoints: Iterable[Endpoint]) -> None:
             entered.set()
-            go_on.wait(10)
-            left.set()
+            go_on.wait(30)
+            order.append("delivered")
+
+    def close() -> None:
+        feed.close()
+        order.append("closed")
 
     feed = Feed(Slow(), "test")
+    delivery, closing = threading.Thread(target=feed.update, args=([A],)), threading.Thread(target=close)
+    delivery.start()
+    assert entered.wait(30)
+    closing.start()
+    closing.join(0.05)  # time to return too early
+    go_on.set()
+    closing.join(30)
+    delivery.join(30)
+    assert order == ["delivered", "closed"]
+
+
+def test_close_does_not_wait_for_ever() -> None:
+    entered, go_on = threading.Event(), threading.Event()
+
+    class Stuck(RecordingListener):
+        def update(self, endpoints: Iterable[Endpoint]) -> None:
+            entered.set()
+            go_on.wait(30)
+
+    feed = Feed(Stuck(), "test")
     delivery = threading.Thread(target=feed.update, args=([A],))
     delivery.start()
-    assert entered.wait(10)
-    # the listener goes on as soon as close() has begun; close() returns after it, or after its patience
-    closing = threading.Thread(target=feed.close)
-    closing.start()
+    assert entered.wait(30)
+    feed.close()
+    assert delivery.is_alive()
     go_on.set()
-    closing.join(10)
-    assert not closing.is_alive()
-    assert left.wait(10)
-    delivery.join(10)
+    delivery.join(30)

@@ -14,7 +14,7 @@ import pytest
 
 from clientlb.discovery.file import MAX_FILE_BYTES, FileDiscovery
 from clientlb.endpoint import Endpoint
-from clientlb.errors import ConfigurationError, DiscoveryError
+from clientlb.errors import ClosedError, ConfigurationError, DiscoveryError
 from clientlb.testing import DiscoveryContract, RecordingListener
 
 INTERVAL = 0.02
@@ -181,6 +181,28 @@ def test_a_link_that_is_pointed_elsewhere(tmp_path: Path) -> None:
         seen.wait_for_addresses("10.0.0.2:80")
 
 
+def test_a_file_of_the_same_size_and_time(tmp_path: Path) -> None:
+    """As archives and `cp -p` leave them."""
+    path, other = tmp_path / "s.json", tmp_path / "other"
+    for number, file in enumerate((path, other), 1):
+        file.write_text(f'["10.0.0.{number}:80"]')
+        os.utime(file, (1000, 1000))
+    with watching(path) as seen:
+        os.replace(other, path)
+        seen.wait_for_addresses("10.0.0.2:80")
+
+
+def test_the_same_file_after_an_outage_says_that_it_is_over(tmp_path: Path) -> None:
+    path, away = tmp_path / "s.json", tmp_path / "away"
+    path.write_text('["10.0.0.1:80"]')
+    with watching(path) as seen:
+        path.rename(away)
+        seen.wait_for(lambda it: it.errors)
+        away.rename(path)
+        seen.wait_for(lambda it: len(it.updates) == 2)
+        assert seen.updates[0] == seen.updates[1]
+
+
 def test_news_of_the_same_trouble_does_not_pile_up(tmp_path: Path) -> None:
     path = tmp_path / "s.json"
     path.write_text("{")
@@ -218,6 +240,19 @@ def test_one_thread_from_the_first_resolver_to_the_last(tmp_path: Path) -> None:
     thread.join(10)
     assert not thread.is_alive()
     again.close()
+    assert not file_threads()
+
+
+def test_what_was_closed_does_not_start_again(tmp_path: Path) -> None:
+    discovery = FileDiscovery(tmp_path / "s.json", interval=INTERVAL)
+    resolver, other = discovery.resolver("orders"), discovery.resolver("orders")
+    resolver.close()
+    with pytest.raises(ClosedError):
+        resolver.start(RecordingListener())
+    discovery.close()
+    with pytest.raises(ClosedError):
+        other.start(RecordingListener())
+    assert not file_threads()
 
 
 @pytest.mark.parametrize("interval", [0, -1.0, float("nan"), float("inf"), "1", True])

@@ -76,6 +76,7 @@ def test_what_is_neither(source: object) -> None:
         ("dir:///run/registry?interval=0", "interval is a number of seconds"),
         ("dir:///run/registry?interval=-1", "interval is a number of seconds"),
         ("dir:///run/registry?interval=nan", "interval is a number of seconds"),
+        ("dir:///run/registry?interval=1e12", "at most a year"),
         ("dir:///run/registry?interval", "is not a URL"),
         ("dir://[::1/x", "is not a URL"),
     ],
@@ -168,7 +169,12 @@ def test_a_third_party_adds_a_scheme(installed: Installed) -> None:
 
 def test_a_third_party_may_be_wrong(installed: Installed) -> None:
     installed.add(
-        {"lazy": "wrong_registry:Lazy", "needy": "needy_registry:Needy", "empty": "wrong_registry:Empty"},
+        {
+            "lazy": "wrong_registry:Lazy",
+            "needy": "needy_registry:Needy",
+            "empty": "wrong_registry:Empty",
+            "gone": "wrong_registry:Gone",
+        },
         "wrong_registry",
         "class Lazy: pass\nclass Empty:\n    from_url = classmethod(lambda cls, url: cls())\n",
     )
@@ -178,6 +184,8 @@ def test_a_third_party_may_be_wrong(installed: Installed) -> None:
         open_discovery("empty://x")
     with pytest.raises(ConfigurationError, match=r"the backend of 'needy' cannot be imported: .*needy_registry"):
         open_discovery("needy://x")
+    with pytest.raises(ConfigurationError, match=r"the backend of 'gone' cannot be imported: .*Gone"):
+        open_discovery("gone://x")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 
 from clientlb.discovery.static import StaticDiscovery
 from clientlb.endpoint import Endpoint
-from clientlb.errors import ConfigurationError
+from clientlb.errors import ClosedError, ConfigurationError
 from clientlb.testing import DiscoveryContract, RecordingListener
 
 
@@ -67,5 +67,6 @@ def test_what_is_no_list_of_addresses(entries: Any) -> None:
 def test_a_closed_resolver_is_silent() -> None:
     resolver, listener = StaticDiscovery(["10.0.0.1:80"]).resolver("orders"), RecordingListener()
     resolver.close()
-    resolver.start(listener)
+    with pytest.raises(ClosedError):
+        resolver.start(listener)
     assert not listener.updates

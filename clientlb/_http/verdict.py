@@ -1,0 +1,85 @@
+"""What a response or an exception says about the endpoint it came from.
+
+    status in retry.statuses        RETRYABLE     with the server's Retry-After, if that is bearable
+    any other 5xx                   FAILURE
+    any other status                SUCCESS       the server works; a 404 is an answer
+    refused, connect timeout        RETRYABLE     never sent: safe to repeat whatever the method
+    broken off, read timeout, ...   RETRYABLE     may have been processed
+    everything else                 IGNORED       the caller's own: pool limit, bad header, error in its body
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from types import ModuleType
+
+from clientlb.outcome import SUCCEEDED, Outcome, Verdict
+
+LONGEST_RETRY_AFTER = 5.0
+"""Seconds that a call waits at most because a server asked it to. Whoever asks for more gets no second attempt: the
+response goes to the caller, who may have the time."""
+
+_NEVER_SENT = ("ConnectError", "ConnectTimeout")
+_MAYBE_SENT = ("NetworkError", "ProxyError", "ReadTimeout", "RemoteProtocolError", "WriteTimeout")
+
+
+class ErrorVerdicts:
+    """The verdicts on the exceptions of one flavour.
+
+    Args:
+        module: `httpx` or `httpx2`.
+    """
+
+    def __init__(self, module: ModuleType) -> None:
+        self._never_sent = tuple(getattr(module, name) for name in _NEVER_SENT)
+        self._maybe_sent = tuple(getattr(module, name) for name in _MAYBE_SENT)
+
+    def of(self, error: Exception, *, untouched: bool = False) -> Verdict:
+        """Judge an exception that ended an attempt.
+
+        Args:
+            error: What the transport raised.
+            untouched: Nothing of the request's body was read.
+        """
+        reason = type(error).__name__
+        if isinstance(error, self._never_sent):
+            return Verdict(Outcome.RETRYABLE, reason, sent=False, untouched=untouched)
+        if isinstance(error, self._maybe_sent):
+            return Verdict(Outcome.RETRYABLE, reason, untouched=untouched)
+        return Verdict(Outcome.IGNORED, reason)
+
+
+def of_status(
+    status: int, headers: Mapping[str, str], retryable: frozenset[int], now: float, *, untouched: bool = False
+) -> Verdict:
+    """Judge a response by its head.
+
+    Args:
+        status: The status code.
+        headers: Of the response; Retry-After is looked up.
+        retryable: `RetryOptions.statuses`.
+        now: Seconds since the epoch, to make sense of a date.
+        untouched: Nothing of the request's body was read.
+    """
+    if status in retryable:
+        wait = retry_after(headers.get("retry-after"), now)
+        if wait is not None and wait > LONGEST_RETRY_AFTER:
+            return Verdict(Outcome.FAILURE, f"{status}, asks for {wait:.0f} s")
+        return Verdict(Outcome.RETRYABLE, str(status), retry_after=wait, untouched=untouched)
+    if status >= 500:
+        return Verdict(Outcome.FAILURE, str(status))
+    return SUCCEEDED
+
+
+def retry_after(value: str | None, now: float) -> float | None:
+    """Seconds that a Retry-After header asks for (RFC 9110, 10.2.3); None without one or if it makes no sense."""
+    if value is None:
+        return None
+    value = value.strip()
+    if value.isascii() and value.isdigit():
+        return float(value)
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - now)
+    except (ValueError, OverflowError, OSError):
+        return None

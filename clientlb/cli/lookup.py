@@ -1,0 +1,162 @@
+"""`clientlb resolve`, `watch` and `explain`: what a registry says, and what a balancer makes of it."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import queue
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+
+from clientlb.discovery import open_discovery
+from clientlb.endpoint import Endpoint
+from clientlb.errors import DiscoveryError
+from clientlb.services import Services
+
+News = tuple[Endpoint, ...] | Exception
+
+
+def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the three commands to the parser."""
+    for run, summary in (
+        (resolve, "print the endpoints of a service once; exit status 1 if there are none"),
+        (watch, "print the endpoints of a service and every change of them, until Ctrl-C"),
+        (explain, "say for each endpoint of a service whether it may be picked, and why"),
+    ):
+        command = commands.add_parser(run.__name__, help=summary, description=summary.capitalize() + ".")
+        command.add_argument(
+            "url",
+            metavar="URL",
+            help="the registry: consul://127.0.0.1:8500, zookeeper://h1:2181,h2:2181/services, dir:///run/registry,"
+            " file:///etc/services.json, static://10.0.0.1:80,10.0.0.2:80",
+        )
+        command.add_argument("service", metavar="SERVICE", help="name of the service")
+        if run is not explain:
+            command.add_argument("--json", action="store_true", help="print JSON")
+        if run is not watch:
+            command.add_argument(
+                "--timeout", type=seconds, default=5.0, metavar="S", help="seconds to wait for an answer (default 5)"
+            )
+        command.set_defaults(run=run)
+
+
+def seconds(text: str) -> float:
+    """Read a number of seconds from the command line."""
+    value = float(text)
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError
+    return value
+
+
+def resolve(options: argparse.Namespace) -> int:
+    """Print the endpoints once."""
+    with _news_of(options.url, options.service) as news:
+        try:
+            found = news.get(timeout=options.timeout)
+        except queue.Empty:
+            raise DiscoveryError(f"the registry gave no answer within {options.timeout:g} s") from None
+    if isinstance(found, Exception):
+        raise found
+    if options.json:
+        print(json.dumps([describe(endpoint) for endpoint in found], indent=2))
+    else:
+        _print_table(found)
+    if not found:
+        print(f"clientlb: nobody is registered as {options.service!r}", file=sys.stderr)
+    return 0 if found else 1
+
+
+def watch(options: argparse.Namespace) -> int:
+    """Print the endpoints, and every change, until Ctrl-C."""
+    known: dict[tuple[str, str, int], Endpoint] = {}
+    first = True
+    with _news_of(options.url, options.service) as news:
+        try:
+            while True:
+                item = news.get()
+                if isinstance(item, Exception):
+                    _print_event(options.json, "error", str(item) or type(item).__name__)
+                    continue
+                now = {endpoint.key: endpoint for endpoint in item}
+                for key in known.keys() - now.keys():
+                    _print_event(options.json, "-", known[key])
+                for key, endpoint in now.items():
+                    if known.get(key) != endpoint:
+                        _print_event(options.json, "~" if key in known else "+", endpoint)
+                if first and not now:
+                    _print_event(options.json, "empty", "nobody is registered")
+                known, first = now, False
+        except KeyboardInterrupt:
+            return 0
+
+
+def explain(options: argparse.Namespace) -> int:
+    """Print what a balancer knows once the first list arrived."""
+    with Services(options.url) as services:
+        balancer = services[options.service]
+        deadline = time.monotonic() + options.timeout
+        # the end of an outage at the start is worth waiting for; a registry that named nobody has answered
+        while not balancer.wait(0.05) and balancer.updated_at is None and time.monotonic() < deadline:
+            pass
+        print(balancer.explain())
+        return 0 if balancer.endpoints else 1
+
+
+def describe(endpoint: Endpoint) -> dict[str, object]:
+    """An endpoint as JSON has it: without what its registry does not say."""
+    fields = {field.name: getattr(endpoint, field.name) for field in dataclasses.fields(endpoint)}
+    fields["metadata"] = dict(endpoint.metadata)
+    return {name: value for name, value in fields.items() if value not in (None, {})}
+
+
+@contextmanager
+def _news_of(url: str, service: str) -> Iterator[queue.SimpleQueue[News]]:
+    """Watch a service; what the registry says arrives in the queue."""
+    with closing(open_discovery(url)) as discovery, closing(discovery.resolver(service)) as resolver:
+        mailbox = _Mailbox()
+        resolver.start(mailbox)
+        yield mailbox.news
+
+
+class _Mailbox:
+    """A listener that hands everything on to the thread that waits."""
+
+    def __init__(self) -> None:
+        self.news: queue.SimpleQueue[News] = queue.SimpleQueue()
+
+    def update(self, endpoints: Iterable[Endpoint]) -> None:
+        self.news.put(tuple(endpoints))
+
+    def error(self, error: Exception) -> None:
+        self.news.put(error if isinstance(error, DiscoveryError) else DiscoveryError(str(error) or repr(error)))
+
+
+def _print_table(endpoints: Iterable[Endpoint]) -> None:
+    rows = [(endpoint.address, _attributes(endpoint)) for endpoint in sorted(endpoints, key=lambda it: it.key)]
+    width = max((len(address) for address, _ in rows), default=0)
+    for address, attributes in rows:
+        print(f"{address:<{width}}  {attributes}".rstrip())
+
+
+def _attributes(endpoint: Endpoint) -> str:
+    words = [] if endpoint.id == endpoint.address else [f"id={endpoint.id}"]
+    words += [f"weight={endpoint.weight:g}"] if endpoint.weight != 1.0 else []
+    words += ["tls"] if endpoint.secure else []
+    words += [f"zone={endpoint.zone}"] if endpoint.zone else []
+    words += [f"version={endpoint.version}"] if endpoint.version else []
+    return " ".join([*words, *(f"{key}={value}" for key, value in sorted(endpoint.metadata.items()))])
+
+
+def _print_event(as_json: bool, kind: str, about: Endpoint | str) -> None:
+    if as_json:
+        names = {"+": "added", "-": "removed", "~": "changed"}
+        what = {"endpoint": describe(about)} if isinstance(about, Endpoint) else {"message": about}
+        line = json.dumps({"time": round(time.time(), 3), "event": names.get(kind, kind), **what})
+    else:
+        text = f"{about.address}  {_attributes(about)}".rstrip() if isinstance(about, Endpoint) else about
+        line = f"{time.strftime('%H:%M:%S')} {kind if isinstance(about, Endpoint) else '!'} {text}"
+    print(line, flush=True)

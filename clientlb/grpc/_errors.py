@@ -1,0 +1,94 @@
+"""Errors that no server sent, in the shape that gRPC gives to those that a server sent.
+
+Whoever catches `grpc.RpcError` (or `grpc.aio.AioRpcError`) and asks for `code()` catches these as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from clientlb.errors import ClosedError, NoEndpointsError
+
+Metadata = tuple[tuple[str, str | bytes], ...]
+
+
+class LocalRpcError(grpc.RpcError, grpc.Call):
+    """The end of a call that has not reached any server."""
+
+    def __init__(self, code: grpc.StatusCode, details: str) -> None:
+        super().__init__(details)
+        self._code = code
+        self._details = details
+
+    def code(self) -> grpc.StatusCode:
+        """The status code."""
+        return self._code
+
+    def details(self) -> str:
+        """What happened, in words."""
+        return self._details
+
+    def debug_error_string(self) -> str:
+        """The same as `details`, with the code."""
+        return f"{self._code.name}: {self._details}"
+
+    def initial_metadata(self) -> Metadata:
+        """None was received."""
+        return ()
+
+    def trailing_metadata(self) -> Metadata:
+        """None was received."""
+        return ()
+
+    def is_active(self) -> bool:
+        """It is over."""
+        return False
+
+    def time_remaining(self) -> float | None:
+        """It is over."""
+        return None
+
+    def cancel(self) -> bool:
+        """Too late."""
+        return False
+
+    def add_callback(self, callback: Callable[[], None]) -> bool:
+        """Too late: returns False, as gRPC does for a call that has ended."""
+        return False
+
+    def __str__(self) -> str:
+        return f"<{type(self).__name__}: {self._code.name}, {self._details}>"
+
+    __repr__ = __str__
+
+
+class NoEndpointsRpcError(LocalRpcError, NoEndpointsError):
+    """No endpoint of the service became known in time; UNAVAILABLE, or DEADLINE_EXCEEDED if the call's deadline came first."""
+
+
+class AioNoEndpointsRpcError(grpc.aio.AioRpcError, NoEndpointsError):
+    """The same, raised by the channels of `clientlb.grpc.aio`."""
+
+    def __init__(self, code: grpc.StatusCode, *metadata: Any, details: str | None = None, **more: Any) -> None:
+        # AioRpcError pickles itself with all five arguments by position
+        known = dict(zip(("initial_metadata", "trailing_metadata", "details", "debug_error_string"), metadata, strict=False))
+        super().__init__(code, **{"details": details, **known, **more})
+
+
+class ChannelClosedError(ClosedError, ValueError):
+    """The channel was used after `close()`; gRPC's own channels raise a ValueError."""
+
+
+class AioChannelClosedError(ClosedError, grpc.aio.UsageError):
+    """The channel was used after `close()`; gRPC's own aio channels raise a UsageError."""
+
+
+def code_without_endpoints(timeout: float | None, patience: float) -> grpc.StatusCode:
+    """The code of a call that found no endpoint: did the caller's deadline end the wait, or our patience?"""
+    if timeout is not None and timeout < patience:
+        return grpc.StatusCode.DEADLINE_EXCEEDED
+    return grpc.StatusCode.UNAVAILABLE

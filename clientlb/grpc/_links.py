@@ -1,0 +1,104 @@
+"""One real channel per endpoint. It knows nothing of calls: sync and aio channels use it alike.
+
+An endpoint's channel is opened by its first call and stays. When the endpoint has left the service its channel is
+closed as soon as its last call has ended, so no running call is ever cancelled by a change of the list.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from clientlb.balancer import Balancer
+from clientlb.endpoint import Endpoint
+from clientlb.errors import ClosedError
+from clientlb.node import Node
+
+Channel = TypeVar("Channel")
+
+
+class Link(Generic[Channel]):
+    """The channel to one endpoint."""
+
+    __slots__ = ("__weakref__", "channel")
+
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
+
+
+class Links(Generic[Channel]):
+    """The channels to the endpoints of one service.
+
+    Args:
+        balancer: Says who is still there.
+        connect: Opens a channel.
+        dispose: Closes a channel that has no calls.
+
+    Attributes:
+        leaving: An endpoint has left and its channel waits for its last call.
+    """
+
+    def __init__(
+        self, balancer: Balancer, connect: Callable[[Endpoint], Channel], dispose: Callable[[Channel], object]
+    ) -> None:
+        self.leaving = False
+        self._balancer = balancer
+        self._connect = connect
+        self._dispose = dispose
+        self._lock = threading.Lock()
+        self._by_node: dict[Node, Link[Channel]] = {}
+        self._closed = False
+
+    def __getitem__(self, node: Node) -> Link[Channel]:
+        """The channel to an endpoint that was picked.
+
+        Raises:
+            ClosedError: After `take_all`.
+        """
+        return self._by_node.get(node) or self._open(node)
+
+    def _open(self, node: Node) -> Link[Channel]:
+        with self._lock:
+            if self._closed:
+                raise ClosedError("the channel was closed meanwhile")
+            link = self._by_node.get(node)
+            if link is None:
+                link = self._by_node[node] = Link(self._connect(node.endpoint))
+            return link
+
+    @property
+    def channels(self) -> list[Channel]:
+        """Every open channel."""
+        with self._lock:
+            return [link.channel for link in self._by_node.values()]
+
+    @property
+    def current(self) -> list[Channel]:
+        """The open channels to endpoints that have not left."""
+        nodes = frozenset(self._balancer.nodes)
+        with self._lock:
+            return [link.channel for node, link in self._by_node.items() if node in nodes]
+
+    def open_all(self) -> list[Channel]:
+        """Open a channel to every endpoint that is known; returns them."""
+        return [self[node].channel for node in self._balancer.nodes]
+
+    def tidy(self) -> None:
+        """Close the channels of endpoints that have left and have no calls any more."""
+        # In this order: whoever is not in `nodes` gets no new call, so none in flight means none ever again.
+        nodes = frozenset(self._balancer.nodes)
+        with self._lock:
+            leavers = [node for node in self._by_node if node not in nodes]
+            idle = [self._by_node.pop(node) for node in leavers if node.in_flight == 0]
+            self.leaving = len(idle) < len(leavers)
+        for link in idle:
+            self._dispose(link.channel)
+
+    def take_all(self) -> list[Channel]:
+        """Give all channels away, to be closed by the caller, and open no more."""
+        with self._lock:
+            self._closed = True
+            links, self._by_node = list(self._by_node.values()), {}
+            self.leaving = False
+        return [link.channel for link in links]

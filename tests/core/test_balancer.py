@@ -1,0 +1,464 @@
+"""The balancer under a clock that the test winds. No test sleeps."""
+
+import random
+import threading
+from collections import Counter
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from clientlb import (
+    Balancer,
+    ClosedError,
+    DiscoveryError,
+    Endpoint,
+    HealthOptions,
+    NoEndpointsError,
+    Options,
+    Outcome,
+    events,
+)
+from clientlb.testing import FakeClock
+
+
+def endpoints(*ports):
+    return [Endpoint("10.0.0.1", port) for port in ports]
+
+
+class Bench:
+    """A balancer with a clock and a memory for its events."""
+
+    def __init__(self, *ports, **options):
+        self.clock = FakeClock()
+        self.events = []
+        self.balancer = Balancer(
+            "orders",
+            Options(**options),
+            source="a test",
+            emit=self.events.append,
+            clock=self.clock,
+            rng=random.Random(1),
+        )
+        if ports:
+            self.balancer.update(endpoints(*ports))
+
+    def node(self, port):
+        return next(node for node in self.balancer.nodes if node.endpoint.port == port)
+
+    def attempt(self, outcome=Outcome.SUCCESS, seconds=0.01, **arguments):
+        pick = self.balancer.try_pick(**arguments)
+        self.clock.advance(seconds)
+        pick.release(outcome)
+        return pick.endpoint.port
+
+    def fail(self, port, times=5):
+        """Let every call to one port fail until it has had `times` failures."""
+        others = [node for node in self.balancer.nodes if node.endpoint.port != port]
+        for _ in range(times):
+            self.balancer.try_pick(others).release(Outcome.FAILURE, "503")
+
+    def seen(self, kind):
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+def test_survivors_keep_their_state():
+    bench = Bench(1, 2)
+    pick = bench.balancer.try_pick()
+    survivor = pick.node
+    other = Endpoint("10.0.0.1", 3)
+    described = Endpoint("10.0.0.1", survivor.endpoint.port, weight=5)
+    bench.balancer.update([described, other])
+    assert bench.node(survivor.endpoint.port) is survivor
+    assert (survivor.in_flight, survivor.endpoint.weight) == (1, 5)
+    pick.release()
+    assert survivor.in_flight == 0
+
+
+def test_server_that_comes_back_under_another_id_starts_clean():
+    bench = Bench()
+    bench.balancer.update([Endpoint("h", 1, id="first")])
+    bench.fail(1)
+    assert bench.node(1).troubled
+    bench.balancer.update([Endpoint("h", 1, id="second")])
+    assert not bench.node(1).troubled
+
+
+def test_leavers_get_no_new_calls_and_finish_the_running_ones():
+    bench = Bench(1)
+    pick = bench.balancer.try_pick()
+    bench.balancer.update(endpoints(2))
+    assert {bench.attempt() for _ in range(50)} == {2}
+    assert bench.balancer.stats().in_flight == 1
+    pick.release()
+    stats = bench.balancer.stats()
+    assert (stats.in_flight, stats.calls) == (0, 51), "what a leaver counted stays in the totals"
+
+
+def test_equal_list_is_no_news():
+    bench = Bench(1, 2)
+    version = bench.balancer.version
+    bench.balancer.update(endpoints(2, 1, 1))
+    assert bench.balancer.version == version
+    assert len(bench.seen(events.EndpointsChanged)) == 1
+
+
+def test_change_is_announced():
+    bench = Bench(1, 2)
+    bench.balancer.update(endpoints(2, 3))
+    change = bench.seen(events.EndpointsChanged)[-1]
+    assert ([e.port for e in change.added], [e.port for e in change.removed], change.size) == ([3], [1], 2)
+
+
+def test_errors_never_empty_the_list_and_are_announced_once():
+    bench = Bench(1)
+    bench.balancer.error(DiscoveryError("refused"))
+    bench.clock.advance(7)
+    bench.balancer.error(DiscoveryError("refused again"))
+    assert bench.attempt() == 1
+    assert len(bench.seen(events.DiscoveryFailed)) == 1
+    assert bench.balancer.age == pytest.approx(7.01)
+    assert "failing for 7.0 s (refused again); the last good list stays in use" in bench.balancer.explain()
+    bench.balancer.update(endpoints(1))
+    assert [event.outage for event in bench.seen(events.DiscoveryRecovered)] == [pytest.approx(7.01)]
+    assert bench.balancer.age == 0
+
+
+def test_empty_list_is_believed_only_after_its_time():
+    bench = Bench(1, hold_empty=60)
+    bench.balancer.update([])
+    assert bench.attempt() == 1
+    assert [event.size for event in bench.seen(events.EmptyListHeld)] == [1]
+    assert "named nobody" in bench.balancer.explain()
+    bench.clock.advance(61)
+    assert bench.balancer.try_pick() is None
+    assert bench.seen(events.EndpointsChanged)[-1].size == 0
+
+
+def test_empty_list_that_was_an_echo_of_an_outage_is_forgotten():
+    bench = Bench(1, hold_empty=60)
+    bench.balancer.update([])
+    bench.clock.advance(30)
+    bench.balancer.update(endpoints(1))
+    bench.clock.advance(3600)
+    assert bench.attempt() == 1
+
+
+def test_repeated_empty_list_does_not_restart_the_time():
+    bench = Bench(1, hold_empty=60)
+    for _ in range(7):
+        bench.balancer.update([])
+        bench.clock.advance(10)
+    assert bench.balancer.try_pick() is None
+
+
+def test_empty_list_is_believed_at_once_if_wanted():
+    bench = Bench(1, hold_empty=0)
+    bench.balancer.update([])
+    assert bench.balancer.try_pick() is None
+
+
+def test_failing_endpoint_is_ejected_probed_and_restored():
+    bench = Bench(1, 2)
+    bench.fail(1)
+    (ejected,) = bench.seen(events.Ejected)
+    assert (ejected.endpoint.port, ejected.reason, ejected.seconds) == (1, "5 failures in a row, the last one 503", 5)
+    assert {bench.attempt() for _ in range(100)} == {2}
+    assert "10.0.0.1:1: ejected 1.0 s ago: 5 failures in a row, the last one 503; next probe in 4.0 s" in (
+        bench.balancer.explain()
+    )
+    bench.clock.advance(5)
+    assert bench.attempt() == 1, "the probe is offered on purpose to the next call"
+    assert [event.endpoint.port for event in bench.seen(events.Probing)] == [1]
+    assert [event.endpoint.port for event in bench.seen(events.Restored)] == [1]
+    assert {bench.attempt() for _ in range(100)} == {1, 2}
+
+
+def test_only_one_call_probes():
+    bench = Bench(1, 2)
+    bench.fail(1)
+    bench.clock.advance(6)
+    picks = [bench.balancer.try_pick() for _ in range(20)]
+    assert Counter(pick.endpoint.port for pick in picks) == {1: 1, 2: 19}
+
+
+def test_cancelled_probe_is_offered_to_the_next_call():
+    bench = Bench(1, 2)
+    bench.fail(1)
+    bench.clock.advance(6)
+    assert bench.attempt(Outcome.IGNORED) == 1
+    assert bench.attempt(Outcome.IGNORED) == 1
+    assert bench.attempt() == 1
+    assert not bench.node(1).troubled
+
+
+def test_probe_is_kept_from_calls_that_cannot_be_repeated():
+    bench = Bench(1, 2, health=HealthOptions(unsafe_probe_after=10))
+    bench.fail(1)
+    bench.clock.advance(6)
+    assert {bench.attempt(repeatable=False) for _ in range(20)} == {2}
+    bench.clock.advance(10)
+    assert bench.attempt(repeatable=False) == 1, "but an endpoint is not lost when no other call comes"
+
+
+def test_ignored_outcomes_are_evidence_of_nothing():
+    bench = Bench(1)
+    for _ in range(50):
+        bench.attempt(Outcome.IGNORED)
+    stats = bench.balancer.stats()
+    assert (stats.calls, stats.failures, stats.in_flight, stats.healthy) == (0, 0, 0, 1)
+
+
+def test_panic_uses_what_there_is():
+    bench = Bench(1, 2)
+    for port in (1, 2):
+        bench.fail(port)
+    assert bench.balancer.try_pick() is not None
+    for _ in range(50):
+        bench.attempt(Outcome.FAILURE)
+    assert [event.size for event in bench.seen(events.Panicked)] == [2]
+    assert "no endpoint is healthy" in bench.balancer.explain()
+    assert bench.attempt() in (1, 2)
+    assert bench.balancer.stats().healthy == 1, "a success in panic is a success"
+
+
+def test_retry_avoids_the_endpoints_tried():
+    bench = Bench(1, 2, 3)
+    for _ in range(50):
+        first = bench.balancer.try_pick()
+        second = bench.balancer.try_pick([first.node])
+        third = bench.balancer.try_pick([first.node, second.node])
+        fourth = bench.balancer.try_pick([first.node, second.node, third.node])
+        assert {pick.endpoint.port for pick in (first, second, third)} == {1, 2, 3}
+        assert fourth is not None, "all tried: better one of them than none"
+
+
+def test_retry_prefers_an_ejected_endpoint_to_one_just_tried():
+    bench = Bench(1, 2)
+    bench.fail(1)
+    first = bench.balancer.try_pick()
+    assert first.endpoint.port == 2
+    assert bench.balancer.try_pick([first.node]).endpoint.port == 1
+
+
+def test_body_that_breaks_off_reaches_health():
+    bench = Bench(1)
+    for _ in range(5):
+        pick = bench.balancer.try_pick()
+        pick.observe(Outcome.SUCCESS)
+        assert bench.balancer.stats().in_flight == 1
+        pick.release(Outcome.FAILURE, "ReadError")
+    stats = bench.balancer.stats()
+    assert (stats.calls, stats.failures, stats.in_flight) == (5, 5, 0)
+
+
+def test_latency_is_taken_at_the_head():
+    bench = Bench(1)
+    pick = bench.balancer.try_pick()
+    bench.clock.advance(0.010)
+    pick.observe(Outcome.SUCCESS)
+    bench.clock.advance(5)
+    pick.release()
+    assert bench.balancer.stats().max == pytest.approx(0.010, rel=0.05)
+
+
+def test_a_pick_ends_once():
+    bench = Bench(1)
+    pick = bench.balancer.try_pick()
+    for _ in range(3):
+        pick.observe(Outcome.SUCCESS)
+    for _ in range(3):
+        pick.release()
+    pick.observe(Outcome.FAILURE)
+    stats = bench.balancer.stats()
+    assert (stats.calls, stats.failures, stats.in_flight) == (1, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("error", "failures"),
+    [
+        (None, 0),
+        (ConnectionResetError(), 1),
+        (TimeoutError(), 1),
+        (EOFError(), 1),
+        (KeyError("the caller's own"), 0),
+        (KeyboardInterrupt(), 0),
+    ],
+)
+def test_pick_as_a_context_manager(error, failures):
+    bench = Bench(1)
+    with pytest.raises(type(error)) if error else bench.balancer.pick():
+        if error:
+            with bench.balancer.pick() as pick:
+                assert pick.endpoint.port == 1
+                raise error
+    stats = bench.balancer.stats()
+    assert (stats.failures, stats.in_flight) == (failures, 0)
+
+
+def test_stats_cover_the_last_windows():
+    bench = Bench(1)
+    for _ in range(100):
+        bench.attempt(seconds=0.050)
+    stats = bench.balancer.stats()
+    assert stats.calls_per_second == pytest.approx(20, rel=0.01)
+    assert (stats.median, stats.p99) == (pytest.approx(0.05, rel=0.05), pytest.approx(0.05, rel=0.05))
+    bench.clock.advance(6)
+    for _ in range(200):
+        bench.attempt(Outcome.FAILURE, seconds=0.005)
+    bench.clock.advance(8)
+    later = bench.balancer.stats()
+    assert later.failures_per_second == pytest.approx(200 / later_seconds(later, 300), rel=0.01)
+    bench.clock.advance(100)
+    idle = bench.balancer.stats()
+    assert (idle.calls, idle.failures) == (300, 200)
+    assert (idle.calls_per_second, idle.median, idle.max) == (0, None, None)
+
+
+def later_seconds(stats, calls):
+    """Seconds that the figures cover, from a rate and a count that both look at the same time."""
+    return calls / stats.calls_per_second
+
+
+def test_no_endpoints_error_tells_both_sides():
+    bench = Bench(wait_for_endpoints=0)
+    bench.clock.advance(3)
+    bench.balancer.error(DiscoveryError("connection to 127.0.0.1:8500 refused"))
+    with pytest.raises(NoEndpointsError) as caught:
+        bench.balancer.pick()
+    text = str(caught.value)
+    for part in ("'orders'", "a test delivered no list in 3.0 s", "last error: connection to 127.0.0.1:8500 refused"):
+        assert part in text
+
+
+def test_no_endpoints_error_for_a_service_that_nobody_registered():
+    bench = Bench(wait_for_endpoints=0)
+    bench.balancer.update([])
+    with pytest.raises(NoEndpointsError, match="a test says that nobody is registered"):
+        bench.balancer.pick()
+
+
+def test_waiting_pick_gets_the_first_list():
+    bench = Bench()
+    timer = threading.Timer(0.05, bench.balancer.update, [endpoints(1)])
+    timer.start()
+    with bench.balancer.pick(wait=10) as pick:
+        assert pick.endpoint.port == 1
+
+
+async def test_waiting_coroutine_gets_the_first_list():
+    bench = Bench()
+    threading.Timer(0.05, bench.balancer.update, [endpoints(1)]).start()
+    assert await bench.balancer.wait_async(10)
+    assert await bench.balancer.wait_async(0)
+
+
+async def test_waiting_coroutine_gives_up():
+    assert not await Bench().balancer.wait_async(0.01)
+
+
+def test_closed_balancer_says_so():
+    bench = Bench(1)
+    pick = bench.balancer.try_pick()
+    bench.balancer.close()
+    bench.balancer.close()
+    with pytest.raises(ClosedError, match="'orders'"):
+        bench.balancer.pick()
+    pick.release()
+
+
+def test_in_flight_is_zero_after_many_threads():
+    bench = Bench(*range(1, 9))
+    bench.balancer.clock = __import__("time").monotonic
+    stop = threading.Event()
+
+    def work(seed):
+        rng = random.Random(seed)
+        outcomes = [Outcome.SUCCESS] * 8 + [Outcome.FAILURE, Outcome.IGNORED]
+        for _ in range(2000):
+            pick = bench.balancer.try_pick()
+            if rng.random() < 0.3:
+                pick.observe(rng.choice(outcomes))
+            pick.release(rng.choice(outcomes))
+
+    def churn():
+        rng = random.Random(0)
+        while not stop.is_set():
+            bench.balancer.update(endpoints(*rng.sample(range(1, 12), 6)))
+            bench.balancer.stats()
+
+    churner = threading.Thread(target=churn)
+    churner.start()
+    workers = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    stop.set()
+    churner.join()
+    stats = bench.balancer.stats()
+    assert stats.in_flight == 0
+    assert all(node.in_flight == 0 for node in bench.balancer.nodes)
+
+
+class Anything(RuleBasedStateMachine):
+    """Any sequence of picks, outcomes, updates and time."""
+
+    @initialize(policy=st.sampled_from(["peak_ewma", "p2c", "round_robin", "random"]))
+    def begin(self, policy):
+        self.bench = Bench(1, 2, 3, policy=policy, hold_empty=0)
+        self.running = []
+
+    @rule(repeatable=st.booleans(), exclude=st.integers(0, 3))
+    def pick(self, repeatable, exclude):
+        balancer = self.bench.balancer
+        healthy = [node for node in balancer.nodes if not node.troubled or node.breaker.state.value == "closed"]
+        due = [node for node in balancer.nodes if node.breaker.probe_due(self.bench.clock())]
+        pick = balancer.try_pick(balancer.nodes[:exclude], repeatable=repeatable)
+        assert (pick is None) == (not balancer.nodes)
+        if pick is None:
+            return
+        if healthy and not exclude:
+            assert pick.node in healthy or pick.node in due, "an ejected endpoint only as a probe"
+        self.running.append(pick)
+
+    @rule(index=st.integers(0, 50), outcome=st.sampled_from(Outcome), observed=st.booleans())
+    def finish(self, index, outcome, observed):
+        if self.running:
+            pick = self.running.pop(index % len(self.running))
+            if observed:
+                pick.observe(outcome)
+            pick.release(outcome)
+
+    @rule(ports=st.sets(st.integers(1, 6), max_size=6))
+    def update(self, ports):
+        self.bench.balancer.update(endpoints(*ports))
+
+    @rule(seconds=st.floats(0.001, 40))
+    def wait(self, seconds):
+        self.bench.clock.advance(seconds)
+
+    @rule()
+    def look(self):
+        self.bench.balancer.explain()
+        assert self.bench.balancer.stats().failures_per_second >= 0
+
+    @invariant()
+    def every_running_call_is_counted_once(self):
+        assert self.bench.balancer.stats().in_flight == len(self.running)
+
+    @invariant()
+    def nobody_holds_a_probe_that_is_not_running(self):
+        for node in self.bench.balancer.nodes:
+            if node.breaker.probe is not None:
+                assert node.breaker.state.value == "half-open"
+
+    def teardown(self):
+        for pick in self.running:
+            pick.release(Outcome.IGNORED)
+        assert all(node.in_flight == 0 for node in self.bench.balancer.nodes)
+
+
+TestAnything = Anything.TestCase
+TestAnything.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)

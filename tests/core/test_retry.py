@@ -1,0 +1,142 @@
+"""When again: the decision, the budget and the wait. No test sleeps."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tenacity import stop_after_attempt, stop_after_delay, wait_fixed, wait_incrementing
+
+from clientlb.backoff import RetryState, full_jitter
+from clientlb.options import RetryOptions
+from clientlb.outcome import Outcome, Verdict
+from clientlb.retry.budget import RetryBudget
+from clientlb.retry.policy import Refusal, decide
+
+FAILED = Verdict(Outcome.RETRYABLE, "503")
+REFUSED = Verdict(Outcome.RETRYABLE, "ConnectError", sent=False)
+
+
+def ask(verdict=FAILED, *, attempt=1, now=1.0, started=0.0, budget=True, **changes):
+    rng = random.Random(7)
+    state = RetryState(rng, started)
+    state.attempt_number = attempt
+    arguments = {
+        "options": RetryOptions(wait=wait_fixed(0.1)),
+        "idempotent": True,
+        "replayable": True,
+        "deadline": None,
+    } | changes
+    options = arguments.pop("options")
+    return decide(verdict, options, state, lambda now: budget, now=now, rng=rng, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("expected", "arguments"),
+    [
+        (0.1, {}),
+        (Refusal.NOT_RETRYABLE, {"verdict": Verdict(Outcome.FAILURE)}),
+        (Refusal.NOT_RETRYABLE, {"verdict": Verdict(Outcome.SUCCESS)}),
+        (Refusal.NOT_RETRYABLE, {"verdict": Verdict(Outcome.IGNORED)}),
+        (Refusal.NOT_IDEMPOTENT, {"idempotent": False}),
+        (0.1, {"idempotent": False, "verdict": REFUSED}),
+        (Refusal.NOT_REPLAYABLE, {"replayable": False}),
+        (0.1, {"attempt": 2}),
+        (Refusal.STOPPED, {"attempt": 3}),
+        (Refusal.STOPPED, {"options": RetryOptions(stop=stop_after_delay(0.5))}),
+        (0.1, {"options": RetryOptions(stop=stop_after_delay(5) | stop_after_attempt(9), wait=wait_fixed(0.1))}),
+        (0.3, {"attempt": 2, "options": RetryOptions(wait=wait_incrementing(0.1, 0.2))}),
+        (Refusal.OUT_OF_TIME, {"deadline": 1.05}),
+        (0.1, {"deadline": 1.2}),
+        (Refusal.OUT_OF_BUDGET, {"budget": False}),
+    ],
+)
+def test_decision(expected, arguments):
+    answer = ask(**arguments)
+    assert answer == (pytest.approx(expected) if isinstance(expected, float) else expected)
+
+
+def test_server_that_asks_to_wait_is_not_asked_earlier():
+    verdict = Verdict(Outcome.RETRYABLE, "429", retry_after=2.0)
+    assert 2.0 <= ask(verdict) <= 3.0
+    assert ask(verdict, deadline=2.5) is Refusal.OUT_OF_TIME
+
+
+def test_a_refusal_costs_no_budget():
+    spent = []
+    state = RetryState(random.Random(1), 0.0)
+    decide(
+        FAILED,
+        RetryOptions(),
+        state,
+        lambda now: bool(spent.append(now)) or True,
+        now=1.0,
+        rng=random.Random(1),
+        idempotent=False,
+        replayable=True,
+        deadline=None,
+    )
+    assert spent == []
+
+
+def test_full_jitter_is_uniform_below_a_growing_bound():
+    wait = full_jitter(initial=0.025, max=0.25)
+    state = RetryState(random.Random(3), 0.0)
+    for attempt, bound in [(1, 0.025), (2, 0.05), (3, 0.1), (4, 0.2), (5, 0.25), (50, 0.25), (5000, 0.25)]:
+        state.attempt_number = attempt
+        waits = [wait(state) for _ in range(2000)]
+        assert 0 <= min(waits)
+        assert bound * 0.95 < max(waits) <= bound
+        assert sum(waits) / len(waits) == pytest.approx(bound / 2, rel=0.1)
+
+
+def test_jitter_replays_from_the_seed():
+    def draws(seed):
+        state = RetryState(random.Random(seed), 0.0)
+        return [full_jitter()(state) for _ in range(5)]
+
+    assert draws(1) == draws(1) != draws(2)
+
+
+def test_budget_is_a_share_of_the_calls_plus_a_reserve():
+    budget = RetryBudget(0.2, 3.0, 10.0, now=0.0)
+    budget.calls += 1000
+    granted = sum(budget.withdraw(0.5) for _ in range(1000))
+    assert granted == 200 + 30
+
+
+def test_budget_forgets_after_its_window():
+    budget = RetryBudget(0.2, 0.0, 10.0, now=0.0)
+    budget.calls += 100
+    assert budget.balance(9.9) == 20
+    assert budget.balance(10.5) == 0
+    assert not budget.withdraw(10.5)
+
+
+def test_budget_refills_as_retries_leave_the_window():
+    budget = RetryBudget(0.0, 1.0, 10.0, now=0.0)
+    assert sum(budget.withdraw(0.5) for _ in range(20)) == 10
+    assert not budget.withdraw(9.9)
+    assert sum(budget.withdraw(10.1) for _ in range(20)) == 10
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 30), st.integers(0, 50), st.integers(0, 20)), max_size=30),
+    st.floats(0, 1),
+    st.floats(0, 5),
+)
+def test_budget_never_grants_more_than_it_has(steps, ratio, reserve):
+    budget, now = RetryBudget(ratio, reserve, 10.0, now=0.0), 0.0
+    calls, retries = [], []
+    for pause, made, wanted in steps:
+        now += pause
+        budget.advance(now)
+        budget.calls += made
+        calls += [now] * made
+        for _ in range(wanted):
+            if budget.withdraw(now):
+                retries.append(now)
+        recent_calls = sum(1 for at in calls if at > now - 10)
+        recent_retries = sum(1 for at in retries if at > now - 9)
+        assert recent_retries <= ratio * max(recent_calls, len([at for at in calls if at > now - 20])) + reserve * 10 + 1e-6
+        assert budget.balance(now) >= -1e-6 or recent_calls < len(calls)

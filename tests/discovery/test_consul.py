@@ -1,0 +1,415 @@
+"""Consul discovery: against real servers, and against a scripted agent for the answers that those do not give."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import consul as consul_module
+import pytest
+
+from clientlb.discovery import Discovery, open_discovery
+from clientlb.discovery.consul import ConsulDiscovery
+from clientlb.endpoint import Endpoint
+from clientlb.errors import ClosedError, ConfigurationError
+from clientlb.registration.consul import ConsulRegistrar
+from clientlb.testing import DiscoveryContract
+from tests.conftest import running
+from tests.discovery.forking import run_forking
+from tests.discovery.scripted_agent import Reply, ScriptedAgent, entry
+from tests.discovery.watching import Watched, watching
+from tests.servers.consul import ConsulCluster, ConsulServer
+from tests.servers.process import free_ports, wait_until
+
+
+@pytest.fixture(scope="module")
+def breaking() -> Iterator[ConsulServer]:
+    with running(ConsulServer()) as server:
+        yield server
+
+
+class TestContract(DiscoveryContract):
+    """The checks that every backend has to pass, on a server that they may kill."""
+
+    breakable = True
+    can_be_malformed = True
+
+    @pytest.fixture(autouse=True)
+    def _server(self, breaking: ConsulServer) -> None:
+        self.server = breaking
+
+    def make_discovery(self) -> Discovery:
+        return open_discovery(self.server.url)
+
+    def put(self, service: str, endpoints: Sequence[Endpoint]) -> None:
+        for known in self.server.request("GET", "/v1/agent/services").values():
+            if known["Service"] == service and known["ID"] not in {endpoint.id for endpoint in endpoints}:
+                self.server.request("PUT", f"/v1/agent/service/deregister/{known['ID']}")
+        registrar = ConsulRegistrar.from_url(self.server.url)
+        for endpoint in endpoints:
+            registrar.announce(service, endpoint, 60.0)
+        registrar.close()
+
+    def put_malformed(self, service: str) -> None:
+        self.server.request("PUT", "/v1/agent/service/register", {"ID": "bad", "Name": service, "Port": 70000})
+
+    def break_registry(self) -> None:
+        self.server.kill()
+
+    def mend_registry(self) -> None:
+        self.server.start()
+
+
+VARIABLES = ["ADDR", "TOKEN", "TOKEN_FILE", "SSL"]
+
+
+@pytest.fixture(autouse=True)
+def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [*(f"CONSUL_HTTP_{name}" for name in VARIABLES), "CONSUL_CACERT"]:
+        monkeypatch.delenv(name, raising=False)
+
+
+def put(server: ConsulServer, service: str, *ports: int, token: str = "", **more: Any) -> None:
+    for port in ports:
+        description = {"ID": f"{service}-{port}", "Name": service, "Address": "10.0.0.1", "Port": port, **more}
+        server.request("PUT", "/v1/agent/service/register", description, token=token)
+
+
+def drop(server: ConsulServer, service: str, port: int) -> None:
+    server.request("PUT", f"/v1/agent/service/deregister/{service}-{port}")
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("consul://", "consul://127.0.0.1:8500"),
+        ("consul://agent", "consul://agent:8500"),
+        ("consul://10.0.0.1:8501/?dc=east&tag=v2", "consul://10.0.0.1:8501"),
+        ("consul://[::1]:8500", "consul://[::1]:8500"),
+        ("consul://agent?token=s3cret&tls=true", "consul://agent:8500"),
+    ],
+)
+def test_url(url: str, shown: str) -> None:
+    assert str(open_discovery(url)) == shown
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("consul://agent:0x", "port"),
+        ("consul://agent:70000", "port"),
+        ("consul://agent/path", "host:port"),
+        ("consul://s3cret@agent", "token_file"),
+        ("consul://agent?tls=maybe", "true or false"),
+        ("consul://agent?datacenter=east", "unknown option 'datacenter'"),
+        ("consul://agent?token_file=/does/not/exist", "token file"),
+    ],
+)
+def test_bad_url(url: str, problem: str) -> None:
+    with pytest.raises(ConfigurationError, match=problem) as caught:
+        open_discovery(url)
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("wait", [0.0, -1.0, float("nan"), 601.0])
+def test_bad_wait(wait: float) -> None:
+    with pytest.raises(ConfigurationError, match="wait"):
+        ConsulDiscovery(wait=wait)
+
+
+@pytest.mark.parametrize(
+    ("variable", "shown"),
+    [
+        ("agent:8501", "consul://agent:8501"),
+        ("agent", "consul://agent:8500"),
+        ("https://agent:8501", "consul://agent:8501"),
+        ("http://[::1]:8501/", "consul://[::1]:8501"),
+    ],
+)
+def test_address_from_the_environment(variable: str, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONSUL_HTTP_ADDR", variable)
+    assert str(open_discovery("consul://")) == shown
+    assert str(open_discovery("consul://other:1")) == "consul://other:1"
+
+
+def test_address_in_the_environment_that_we_cannot_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONSUL_HTTP_ADDR", "unix:///run/consul.sock")
+    with pytest.raises(ConfigurationError, match="CONSUL_HTTP_ADDR"):
+        open_discovery("consul://")
+
+
+def test_token(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, service: str) -> None:
+    file = tmp_path / "token"
+    file.write_text("from-file\n")
+
+    def sent(url: str) -> str | None:
+        with ScriptedAgent(lambda query: Reply([entry(1)])) as agent:
+            authority = url.replace("AGENT", f"127.0.0.1:{agent.port}")
+            with watching(open_discovery(authority), service) as seen:
+                seen.expect(1)
+            assert not any("token" in query for query in agent.queries)
+            return agent.headers[0].get("x-consul-token")
+
+    assert sent("consul://AGENT") is None
+    assert sent(f"consul://AGENT?token_file={file}") == "from-file"
+    monkeypatch.setenv("CONSUL_HTTP_TOKEN_FILE", str(file))
+    assert sent("consul://AGENT") == "from-file"
+    monkeypatch.setenv("CONSUL_HTTP_TOKEN", "from-variable")
+    assert sent("consul://AGENT") == "from-variable"
+    assert sent(f"consul://AGENT?token_file={file}") == "from-file"
+    assert sent("consul://AGENT?token=explicit") == "explicit"
+
+
+def test_what_an_instance_says(consul: ConsulServer, service: str) -> None:
+    put(
+        consul,
+        service,
+        1,
+        Tags=["zone=old", "blue"],
+        Meta={"zone": "a", "version": "7", "secure": "true", "team": "x"},
+        Weights={"Passing": 5, "Warning": 1},
+    )
+    put(consul, service, 2, Tags=["zone=b"], Address="")
+    with watching(open_discovery(consul.url), service) as seen:
+        seen.expect(1, 2)
+        first, second = sorted(seen.endpoints or (), key=lambda endpoint: endpoint.port)
+    assert (first.host, first.zone, first.version, first.secure, first.weight) == ("10.0.0.1", "a", "7", True, 5.0)
+    assert dict(first.metadata) == {"team": "x", "tags": "zone=old,blue"}
+    assert first.id == f"{consul.node}/{service}-1"
+    assert (second.host, second.zone, second.weight, second.secure) == ("127.0.0.1", "b", 1.0, False)
+
+
+def test_only_instances_that_pass(consul: ConsulServer, service: str) -> None:
+    check = {"CheckID": service, "TTL": "60s", "Status": "passing"}
+    put(consul, service, 1)
+    put(consul, service, 2, Check=check)
+    with watching(open_discovery(consul.url), service) as seen:
+        seen.expect(1, 2)
+        for status in ("warn", "fail"):
+            consul.request("PUT", f"/v1/agent/check/{status}/{service}")
+            seen.expect(1)
+            consul.request("PUT", f"/v1/agent/check/pass/{service}")
+            seen.expect(1, 2)
+
+
+def test_only_instances_with_the_tag(consul: ConsulServer, service: str) -> None:
+    put(consul, service, 1, Tags=["v1"])
+    put(consul, service, 2, Tags=["v2"])
+    with watching(open_discovery(f"{consul.url}?tag=v2"), service) as seen:
+        seen.expect(2)
+
+
+def test_name_with_a_slash(consul: ConsulServer, service: str) -> None:
+    name = f"{service}/a b?c"
+    put(consul, name, 1)
+    with watching(open_discovery(consul.url), name) as seen:
+        seen.expect(1)
+
+
+def test_other_services_do_not_delay_news(consul: ConsulServer, service: str) -> None:
+    with watching(open_discovery(consul.url), service) as seen:
+        seen.expect()
+        # a service that does not exist is woken by all of these
+        for port in range(1, 40):
+            put(consul, f"{service}-other", port)
+        put(consul, service, 1)
+        seen.expect(1, timeout=1.0)
+
+
+def test_client_of_the_user(consul: ConsulServer, service: str) -> None:
+    client = consul_module.Consul(host="127.0.0.1", port=consul.port)
+    assert client.agent.service.register(service, service_id=f"{service}-1", address="10.0.0.1", port=1)
+    with watching(ConsulDiscovery(client=client), service) as seen:
+        seen.expect(1)
+        assert client.agent.service.register(service, service_id=f"{service}-2", address="10.0.0.1", port=2)
+        seen.expect(1, 2)
+    delivered = seen.ports
+    drop(consul, service, 2)
+    wait_until(lambda: len(client.health.service(service)[1]) == 1, what="it is gone")
+    assert seen.ports == delivered  # the query may go on in the user's client, but nobody hears of it
+
+
+def test_the_environment_does_not_overrule_an_address(
+    consul: ConsulServer, service: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(consul, service, 1)
+    monkeypatch.setenv("CONSUL_HTTP_ADDR", f"127.0.0.1:{free_ports(1)[0]}")
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_ports(1)[0]}")
+    with watching(open_discovery(consul.url), service) as seen:
+        seen.expect(1)
+
+
+def test_closing_ends_the_query(consul: ConsulServer, service: str) -> None:
+    def threads() -> list[str]:
+        return [thread.name for thread in threading.enumerate() if service in thread.name]
+
+    with watching(open_discovery(consul.url), service) as seen:
+        seen.expect()
+        assert len(threads()) == 1
+    wait_until(lambda: not threads(), timeout=2.0, what="the thread ended")
+
+
+def test_fork(consul: ConsulServer, service: str) -> None:
+    put(consul, service, 1)
+    program = run_forking(consul.url, service)
+    try:
+        assert program.stdout is not None
+        lines = iter(program.stdout.readline, "")
+        assert next(lines).split() == ["child", "1"]
+        assert next(lines).split() == ["parent", "0"]
+        put(consul, service, 2)  # the child closed everything it had; the parent's watch is alive
+        assert next(lines).split() == ["parent", "1", "2"]
+    finally:
+        program.kill()
+        program.communicate()
+
+
+def test_after_close(consul: ConsulServer, service: str) -> None:
+    discovery = open_discovery(consul.url)
+    resolver = discovery.resolver(service)
+    discovery.close()
+    with pytest.raises(ClosedError):
+        resolver.start(Watched())
+    with pytest.raises(ClosedError):
+        discovery.resolver(service)
+
+
+BAD = {
+    "port-0": entry(0, id="port-0"),
+    "port-70000": entry(70000, id="port-70000"),
+    "port-text": entry("http", id="port-text"),
+    "host": entry(80, id="host", address="10.0.0.1/evil"),
+    "object": entry(80, id="object", address={"a": 1}),
+    "weight": entry(80, id="weight", Meta={"weight": "-1"}),
+    "huge": entry(80, id="huge", Meta={"k": "x" * 1_000_000}),
+    "no-service": {"Node": {"Node": "no-service"}, "Service": [], "Checks": []},
+}
+
+
+def test_bad_instances_among_good_ones(service: str, caplog: pytest.LogCaptureFixture) -> None:
+    entries: list[Any] = [entry(1, id="good1"), *BAD.values(), None, 7, entry(2, id="good2")]
+    with (
+        ScriptedAgent(lambda query: Reply(entries)) as agent,
+        caplog.at_level(logging.WARNING, "clientlb"),
+        watching(open_discovery(agent.url), service) as seen,
+    ):
+        seen.expect(1, 2)
+        wait_until(lambda: len(agent.queries) > 2, what="it is read again")
+        assert not seen.errors
+    for name in BAD:
+        assert sum(f"/{name}" in text or f"'{name}/" in text for text in caplog.messages) == 1, name
+
+
+@pytest.mark.parametrize(
+    ("reply", "problem"),
+    [
+        (Reply(status=403, body=b"Permission denied"), "403: Permission denied"),
+        (Reply(status=500, body=b"No cluster leader"), "500: No cluster leader"),
+        (Reply(body=b"<html>"), "not JSON"),
+        (Reply(body=b"\xff\xfe["), "not JSON"),
+        (Reply({"a": 1}), "a list was expected"),
+        (Reply(index=None), "X-Consul-Index"),
+        (Reply(headers={"X-Consul-Results-Filtered-By-ACLs": "true"}), "service:read and node:read"),
+    ],
+)
+def test_bad_answers_keep_the_list(service: str, reply: Reply, problem: str) -> None:
+    answers = [Reply([entry(1)], index=5), reply, reply]
+
+    def script(query: dict[str, str]) -> Reply:
+        return answers.pop(0) if answers else Reply([entry(1), entry(2, id="two")], index=6)
+
+    with ScriptedAgent(script) as agent, watching(open_discovery(agent.url), service) as seen:
+        message = seen.expect_error(problem)
+        assert str(agent.port) in message
+        assert service in message
+        seen.expect(1, 2)
+        assert all(endpoints for endpoints in seen.updates)
+        # after an error: answer now
+        assert [query["index"] for query in agent.queries[:4]] == ["0", "5", "0", "0"]
+
+
+def test_index_that_goes_back(service: str) -> None:
+    indexes = iter([7, 9, 3, 4])
+
+    def script(query: dict[str, str]) -> Reply:
+        return Reply([entry(1)], index=next(indexes, 0))
+
+    with ScriptedAgent(script) as agent, watching(open_discovery(agent.url), service):
+        wait_until(lambda: len(agent.queries) >= 6, what="six questions")
+    assert [query["index"] for query in agent.queries[:6]] == ["0", "7", "9", "0", "4", "0"]
+
+
+def test_unreachable(service: str) -> None:
+    port = free_ports(1)[0]
+    with watching(open_discovery(f"consul://127.0.0.1:{port}"), service) as seen:
+        seen.expect_error(f"127.0.0.1:{port}", service, "Connection refused", timeout=5.0)
+        assert seen.ports is None
+
+
+@contextmanager
+def _black_hole() -> Iterator[int]:
+    """Accepts connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def test_agent_that_never_answers(service: str) -> None:
+    with _black_hole() as port, watching(open_discovery(f"consul://127.0.0.1:{port}"), service) as seen:
+        wait_until(lambda: any(service in thread.name for thread in threading.enumerate()))
+        time.sleep(0.2)  # into the query; that close() is quick is what `watching` asserts
+        assert seen.ports is None
+
+
+def test_kill_and_restart(own_consul: ConsulServer, service: str) -> None:
+    put(own_consul, service, 1, 2)
+    with watching(open_discovery(own_consul.url), service) as seen:
+        seen.expect(1, 2)
+        own_consul.kill()
+        seen.expect_error("failed")
+        assert seen.ports == {1, 2}
+        own_consul.start()
+        put(own_consul, service, 3)
+        seen.expect(1, 2, 3)
+        assert all(endpoints for endpoints in seen.updates)
+
+
+def test_leader_killed(consul_cluster: ConsulCluster, service: str) -> None:
+    leader = consul_cluster.leader()
+    survivor = next(server for server in consul_cluster.servers if server is not leader)
+    put(survivor, service, 1, 2)
+    with watching(open_discovery(survivor.url), service) as seen:
+        seen.expect(1, 2)
+        leader.kill()
+        put(survivor, service, 3)  # its agent takes it, and the catalog has it when there is a leader again
+        assert seen.ports == {1, 2}
+        seen.expect(1, 2, 3, timeout=30.0)
+
+
+def test_access_control(service: str) -> None:
+    rules = {"enabled": True, "default_policy": "deny", "tokens": {"master": "s3cret"}}
+    server = ConsulServer(dev=True, extra={"primary_datacenter": "dc1", "acl": rules})
+    try:
+        server.launch()
+        wait_until(lambda: _registers(server, service), 30, "the server takes the token")
+        with watching(open_discovery(f"{server.url}?token=s3cret"), service) as seen:
+            seen.expect(1)
+        with watching(open_discovery(f"{server.url}?token=unknown"), service) as seen:
+            message = seen.expect_error("403")
+            assert "unknown" not in message
+    finally:
+        server.stop()
+
+
+def _registers(server: ConsulServer, service: str) -> bool:
+    try:
+        put(server, service, 1, token="s3cret")
+        found = server.request("GET", f"/v1/health/service/{service}", token="s3cret")
+    except OSError:
+        return False
+    return bool(found)

@@ -1,0 +1,361 @@
+"""ZooKeeper discovery against real servers that are killed, stopped, wiped and outvoted."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import random
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import pytest
+from kazoo.client import KazooClient
+from kazoo.exceptions import KazooException
+
+from clientlb.discovery import Discovery, open_discovery
+from clientlb.discovery.decode import decode_instance, encode_instance
+from clientlb.discovery.zookeeper import ZooKeeperDiscovery
+from clientlb.endpoint import Endpoint
+from clientlb.errors import ClosedError, ConfigurationError
+from clientlb.testing import DiscoveryContract
+from tests.conftest import running
+from tests.discovery.forking import run_forking
+from tests.discovery.watching import Watched, watching
+from tests.servers.process import free_ports, wait_until
+from tests.servers.zookeeper import ZooKeeperEnsemble, ZooKeeperServer
+
+
+@contextmanager
+def writing(hosts: str) -> Iterator[KazooClient]:
+    """Somebody else's client, which writes what we read."""
+    client = KazooClient(hosts, timeout=5.0, connection_retry={"max_tries": -1, "max_delay": 0.5})
+    client.start(15)
+    try:
+        yield client
+    finally:
+        client.stop()
+        client.close()
+
+
+def put(client: KazooClient, service: str, *ports: int, host: str = "10.0.0.1") -> None:
+    for port in ports:
+        data = encode_instance(service, Endpoint(host, port, str(port)))
+        path = f"/services/{service}/{port}"
+        if client.exists(path):
+            client.set(path, data)
+        else:
+            client.create(path, data, makepath=True)
+
+
+@pytest.fixture(scope="module")
+def breaking() -> Iterator[ZooKeeperServer]:
+    with running(ZooKeeperServer()) as server:
+        yield server
+
+
+class TestContract(DiscoveryContract):
+    """The checks that every backend has to pass, on a server that they may kill."""
+
+    breakable = True
+    can_be_malformed = True
+    secret = "s3cret"
+
+    @pytest.fixture(autouse=True)
+    def _server(self, breaking: ZooKeeperServer) -> Iterator[None]:
+        self.server = breaking
+        with writing(breaking.hosts) as self.client:
+            yield
+
+    def make_discovery(self) -> Discovery:
+        return open_discovery(self.server.url.replace("://", f"://me:{self.secret}@"))
+
+    def put(self, service: str, endpoints: Sequence[Endpoint]) -> None:
+        path, wanted = f"/services/{service}", {endpoint.id: endpoint for endpoint in endpoints}
+        self.client.ensure_path(path)
+        for name in self.client.get_children(path):
+            if name not in wanted:
+                self.client.delete(f"{path}/{name}")
+        for id, endpoint in wanted.items():
+            data = encode_instance(service, endpoint)
+            if self.client.exists(f"{path}/{id}"):
+                self.client.set(f"{path}/{id}", data)
+            else:
+                self.client.create(f"{path}/{id}", data)
+
+    def put_malformed(self, service: str) -> None:
+        self.client.create(f"/services/{service}/bad", b"nonsense")
+
+    def break_registry(self) -> None:
+        self.server.kill()
+
+    def mend_registry(self) -> None:
+        self.server.start()
+        wait_until(lambda: self.client.connected, what="the writer is back")
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("zookeeper://zk1", "zookeeper://zk1:2181/services"),
+        ("zookeeper://zk1:1,zk2:2", "zookeeper://zk1:1,zk2:2/services"),
+        ("zookeeper://zk1:1,zk2/a/b/?session_timeout=4", "zookeeper://zk1:1,zk2:2181/a/b"),
+        ("zookeeper://me:s%40cret@zk1/", "zookeeper://zk1:2181/services"),
+        ("zookeeper://[::1]:2181", "zookeeper://[::1]:2181/services"),
+    ],
+)
+def test_url(url: str, shown: str) -> None:
+    assert str(open_discovery(url)) == shown
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("zookeeper://", "no hosts"),
+        ("zookeeper:///services", "no hosts"),
+        ("zookeeper://zk1:0", "not host:port"),
+        ("zookeeper://zk1:70000", "not host:port"),
+        ("zookeeper://zk1:port", "not host:port"),
+        ("zookeeper://:2181", "not host:port"),
+        ("zookeeper://zk1/a//b", "not a path"),
+        ("zookeeper://zk1/a/../b", "not a path"),
+        ("zookeeper://zk1?session_timeout=never", "session_timeout"),
+        ("zookeeper://zk1?session_timeout=0", "session_timeout"),
+        ("zookeeper://zk1?timeout=3", "unknown option 'timeout'"),
+        ("zookeeper://me:s3cret@zk1:0", "not host:port"),
+    ],
+)
+def test_bad_url(url: str, problem: str) -> None:
+    with pytest.raises(ConfigurationError, match=problem) as caught:
+        open_discovery(url)
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("service", ["", "/", "a//b", "..", "a/../b", "a\0b"])
+def test_bad_service_name(service: str) -> None:
+    with pytest.raises(ConfigurationError, match="not a path"):
+        ZooKeeperDiscovery("zk1").resolver(service)
+
+
+def test_more_instances_than_go_at_once(zookeeper: ZooKeeperServer, service: str) -> None:
+    ports = range(1000, 1300)
+    with writing(zookeeper.hosts) as client:
+        put(client, service, *ports)
+        with watching(open_discovery(zookeeper.url), service) as seen:
+            seen.expect(*ports)
+            client.delete(f"/services/{service}/1007")
+            seen.expect(*(port for port in ports if port != 1007))
+
+
+def test_service_that_is_removed_and_made_again(zookeeper: ZooKeeperServer, service: str) -> None:
+    with writing(zookeeper.hosts) as client, watching(open_discovery(zookeeper.url), service) as seen:
+        seen.expect()
+        for port in (1, 2, 3):
+            put(client, service, port)
+            seen.expect(port)
+            client.delete(f"/services/{service}", recursive=True)
+            seen.expect()
+        assert not seen.errors
+
+
+def test_instance_replaced_between_two_reads(zookeeper: ZooKeeperServer, service: str) -> None:
+    with writing(zookeeper.hosts) as client:
+        put(client, service, 1, 2)
+        with watching(open_discovery(zookeeper.url), service) as seen:
+            seen.expect(1, 2)
+            for host in ("10.0.0.2", "10.0.0.3", "10.0.0.4"):
+                # in one transaction, so that no reader can see the moment without it
+                swap = client.transaction()
+                swap.delete(f"/services/{service}/1")
+                swap.create(f"/services/{service}/1", encode_instance(service, Endpoint(host, 1)))
+                swap.commit()
+                wait_until(lambda host=host: host in {each.host for each in seen.endpoints or ()}, what=host)
+            seen.expect(1, 2)
+
+
+def test_bad_instances_among_good_ones(
+    zookeeper: ZooKeeperServer, service: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad = {
+        "not-json": b"10.0.0.1:80",
+        "not-utf8": b"\xff\xfe\x00",
+        "empty": b"",
+        "list": b"[1, 2]",
+        "port-0": json.dumps({"host": "10.0.0.1", "port": 0}).encode(),
+        "port-70000": json.dumps({"host": "10.0.0.1", "port": 70000}).encode(),
+        "no-host": json.dumps({"port": 80}).encode(),
+        "huge": b'"' + b"x" * (1024 * 1024 - 500) + b'"',
+    }
+    with writing(zookeeper.hosts) as client:
+        put(client, service, 1, 2)
+        for name, data in bad.items():
+            client.create(f"/services/{service}/{name}", data)
+        with caplog.at_level(logging.WARNING, "clientlb"), watching(open_discovery(zookeeper.url), service) as seen:
+            seen.expect(1, 2)
+            put(client, service, 3)
+            seen.expect(1, 2, 3)
+            for name in bad:
+                assert sum(name in record.getMessage() for record in caplog.records) == 1, name
+            client.set(f"/services/{service}/list", encode_instance(service, Endpoint("10.0.0.1", 4)))
+            seen.expect(1, 2, 3, 4)
+            assert not seen.errors
+
+
+def test_client_of_the_user(zookeeper: ZooKeeperServer, service: str) -> None:
+    with writing(zookeeper.hosts) as client:
+        put(client, service, 1)
+        with watching(ZooKeeperDiscovery(zookeeper.hosts, client=client), service) as seen:
+            seen.expect(1)
+            put(client, service, 2)
+            seen.expect(1, 2)
+        assert sorted(client.get_children(f"/services/{service}")) == ["1", "2"]  # it still works: it is the user's
+
+
+def test_credentials(zookeeper: ZooKeeperServer, service: str) -> None:
+    from kazoo.security import make_digest_acl
+
+    with writing(zookeeper.hosts) as client:
+        put(client, service, 1)
+        secret = encode_instance(service, Endpoint("10.0.0.1", 2))
+        client.create(f"/services/{service}/2", secret, acl=[make_digest_acl("me", "s3cret", read=True)])
+        with watching(open_discovery(zookeeper.url), service) as seen:
+            message = seen.expect_error(f"/services/{service} failed", "NoAuth")
+            assert zookeeper.hosts in message
+        authority = zookeeper.url.replace("://", "://me:s3cret@")
+        with watching(open_discovery(authority), service) as seen:
+            seen.expect(1, 2)
+
+
+def test_fork(zookeeper: ZooKeeperServer, service: str) -> None:
+    with writing(zookeeper.hosts) as client:
+        put(client, service, 1)
+        program = run_forking(zookeeper.url, service)
+        try:
+            assert program.stdout is not None
+            lines = iter(program.stdout.readline, "")
+            assert next(lines).split() == ["child", "1"]
+            assert next(lines).split() == ["parent", "0"]
+            put(client, service, 2)  # the child closed everything it had; the parent's watch is alive
+            assert next(lines).split() == ["parent", "1", "2"]
+        finally:
+            program.kill()
+            program.communicate()
+
+
+def test_after_close(zookeeper: ZooKeeperServer, service: str) -> None:
+    discovery = open_discovery(zookeeper.url)
+    resolver = discovery.resolver(service)
+    discovery.close()
+    with pytest.raises(ClosedError):
+        resolver.start(Watched())
+
+
+def test_unreachable(service: str) -> None:
+    hosts = ",".join(f"127.0.0.1:{port}" for port in free_ports(2))
+    with watching(ZooKeeperDiscovery(hosts), service) as seen:
+        message = seen.expect_error("no session with ZooKeeper", timeout=5.0)
+        assert all(host in message for host in hosts.split(","))
+        assert seen.ports is None
+
+
+def test_kill_and_restart(own_zookeeper: ZooKeeperServer, service: str) -> None:
+    with writing(own_zookeeper.hosts) as client:
+        put(client, service, 1, 2)
+        with watching(open_discovery(own_zookeeper.url), service) as seen:
+            seen.expect(1, 2)
+            own_zookeeper.kill()
+            seen.expect_error("no session with ZooKeeper")
+            assert seen.ports == {1, 2}
+            own_zookeeper.start()
+            wait_until(lambda: client.connected, what="the writer is back")
+            put(client, service, 3)
+            seen.expect(1, 2, 3)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_churn_loses_nothing(own_zookeeper: ZooKeeperServer, service: str, seed: int) -> None:
+    """Random changes from two writers and two crashes of the server: in the end the list is what is there."""
+    path = f"/services/{service}"
+
+    def churn(rng: random.Random) -> None:
+        with writing(own_zookeeper.hosts) as client:
+            client.ensure_path(path)
+            for _ in range(500):
+                port = rng.randrange(1, 60)
+                node = f"{path}/{port}"
+                data = encode_instance(service, Endpoint(f"10.0.0.{rng.randrange(1, 250)}", port))
+                change = rng.choice(["create", "create", "set", "delete", "replace"])
+                with contextlib.suppress(KazooException):  # the other writer was quicker, or the server is down
+                    if change in ("delete", "replace"):
+                        client.delete(node)
+                    if change in ("create", "replace"):
+                        client.create(node, data)
+                    if change == "set":
+                        client.set(node, data)
+
+    with watching(open_discovery(own_zookeeper.url), service) as seen:
+        writers = [threading.Thread(target=churn, args=(random.Random(10 * seed + n),)) for n in range(2)]
+        for writer in writers:
+            writer.start()
+        for _ in range(2):
+            enough = len(seen.updates) + 20
+            wait_until(lambda enough=enough: len(seen.updates) > enough, what="some news")
+            own_zookeeper.restart()
+        for writer in writers:
+            writer.join()
+        with writing(own_zookeeper.hosts) as client:
+            there = {
+                endpoint.address
+                for name in client.get_children(path)
+                if (endpoint := decode_instance(client.get(f"{path}/{name}")[0], id=name)) is not None
+            }
+        assert len(there) > 5
+        wait_until(lambda: {each.address for each in seen.endpoints or ()} == there, what="the lists agree")
+
+
+def test_hanging_server(own_zookeeper: ZooKeeperServer, service: str) -> None:
+    with writing(own_zookeeper.hosts) as client:
+        put(client, service, 1)
+    discovery = open_discovery(f"{own_zookeeper.url}?session_timeout=2")
+    with watching(discovery, service) as seen:
+        seen.expect(1)
+        own_zookeeper.signal(signal.SIGSTOP)
+        try:
+            seen.expect_error("no session with ZooKeeper")
+            assert seen.ports == {1}
+            started = time.monotonic()
+            discovery.close()
+            assert time.monotonic() - started < 1.0
+        finally:
+            own_zookeeper.signal(signal.SIGCONT)
+
+
+def test_wiped_server(own_zookeeper: ZooKeeperServer, service: str) -> None:
+    with writing(own_zookeeper.hosts) as client:
+        put(client, service, *range(1, 30))
+    discovery = ZooKeeperDiscovery(own_zookeeper.hosts, rebuild_after=2.0)
+    with watching(discovery, service) as seen:
+        seen.expect(*range(1, 30))
+        own_zookeeper.kill()
+        own_zookeeper.wipe()
+        own_zookeeper.start()
+        # It refuses the old session, which knows of a later state of the world than it has itself.
+        with writing(own_zookeeper.hosts) as client:
+            put(client, service, 77)
+        seen.expect(77)
+
+
+def test_leader_killed(zookeeper_cluster: ZooKeeperEnsemble, service: str) -> None:
+    with writing(zookeeper_cluster.hosts) as client:
+        put(client, service, 1, 2)
+        with watching(open_discovery(zookeeper_cluster.url), service) as seen:
+            seen.expect(1, 2)
+            zookeeper_cluster.leader().kill()
+            zookeeper_cluster.leader()
+            wait_until(lambda: client.connected, what="the writer is back")
+            assert seen.ports == {1, 2}
+            put(client, service, 3)
+            seen.expect(1, 2, 3)
