@@ -52,9 +52,9 @@ class Endpoint:
         if not isinstance(host, str) or not host or len(host) > 253 or _BAD_IN_HOST.search(host):
             raise InvalidEndpointError(f"endpoint host {_short(host)} is not a host name or an IP address")
         if not isinstance(port, int) or isinstance(port, bool) or not 0 < port < 65536:
-            raise InvalidEndpointError(f"endpoint {host}: port {_short(port)} is not a number from 1 to 65535")
+            raise InvalidEndpointError(f"endpoint {_short(host)}: port {_short(port)} is not a number from 1 to 65535")
         if not isinstance(weight, (int, float)) or not math.isfinite(weight) or weight <= 0:
-            raise InvalidEndpointError(f"endpoint {host}:{port}: weight {_short(weight)} is not above 0")
+            raise InvalidEndpointError(f"endpoint {_short(host)}, port {port}: weight {_short(weight)} is not above 0")
         if not self.id:
             object.__setattr__(self, "id", self.address)
         if self.metadata is not _NO_METADATA:

@@ -11,6 +11,21 @@ from dataclasses import dataclass
 
 from clientlb.endpoint import Endpoint
 
+__all__ = [
+    "DiscoveryFailed",
+    "DiscoveryRecovered",
+    "Ejected",
+    "EmptyListHeld",
+    "EndpointsChanged",
+    "Event",
+    "EventHook",
+    "Panicked",
+    "Probing",
+    "Restored",
+    "Retried",
+    "RetryDenied",
+]
+
 
 @dataclass(frozen=True, slots=True)
 class Event:

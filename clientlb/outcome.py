@@ -29,12 +29,14 @@ class Verdict:
         sent: False when the request surely never reached the application, so that repeating it is safe even if
             the call is not idempotent.
         retry_after: The server asked to wait this many seconds before another attempt.
+        untouched: Nothing of the request's body was read, so that even a one-shot body can still be sent elsewhere.
     """
 
     outcome: Outcome
     reason: str = ""
     sent: bool = True
     retry_after: float | None = None
+    untouched: bool = False
 
 
 SUCCEEDED = Verdict(Outcome.SUCCESS)

@@ -1,7 +1,7 @@
 """One inner transport per endpoint, with its calls counted. No I/O: transports to be closed are handed out for that.
 
-A pool shared by all endpoints would be simpler and wrong: httpx keeps 20 idle connections for all origins together, so 50
-endpoints in turn open a new connection for every request, and it ignores the TLS server name when it reuses one.
+A pool shared by all endpoints would be simpler and wrong: httpx keeps 20 idle connections for all origins together, so
+50 endpoints in turn open a new connection for every request, and it ignores the TLS server name when it reuses one.
 
     take -> in use -> give_back -> idle -> take ...
                 \\                     \\
@@ -131,10 +131,12 @@ class Links(Generic[TransportT]):
             self._let_go(key)
 
     def _make_room(self, newcomer: Link[TransportT]) -> None:
-        """Let the link go that was idle longest, if too many are idle. This looks at all, once per new connection."""
+        """Let go what was idle longest, if too many links are idle. It looks at all links, but only for a new one."""
         idle = [(link.used, key) for key, link in self._links.items() if link.calls == 0 and link is not newcomer]
-        if len(idle) > self._max_idle:
-            self._let_go(min(idle)[1])
+        surplus = len(idle) - self._max_idle
+        if surplus > 0:
+            for _, key in sorted(idle)[:surplus]:
+                self._let_go(key)
 
     def _let_go(self, key: Key) -> None:
         link = self._links.pop(key)

@@ -1,11 +1,11 @@
 """What a response or an exception says about the endpoint it came from.
 
-    status in retry.statuses        RETRYABLE     with the server's Retry-After, if that is bearable
-    any other 5xx                   FAILURE
-    any other status                SUCCESS       the server works; a 404 is an answer
-    refused, connect timeout        RETRYABLE     never sent: safe to repeat whatever the method
-    broken off, read timeout, ...   RETRYABLE     may have been processed
-    everything else                 IGNORED       the caller's own: pool limit, bad header, error in its body
+status in retry.statuses        RETRYABLE     with the server's Retry-After, if that is bearable
+any other 5xx                   FAILURE
+any other status                SUCCESS       the server works; a 404 is an answer
+refused, connect timeout        RETRYABLE     never sent: safe to repeat whatever the method
+broken off, read timeout, ...   RETRYABLE     may have been processed
+everything else                 IGNORED       the caller's own: pool limit, bad header, error in its body
 """
 
 from __future__ import annotations

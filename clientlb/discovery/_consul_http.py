@@ -9,6 +9,7 @@ requests session, and that is what is used here.
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import json
 import os
 import socket
@@ -80,10 +81,12 @@ class ConsulAddress:
             tls = environment.get("CONSUL_HTTP_SSL", "").lower() in ("1", "true")
         port = port or DEFAULT_PORT
         host = (host or DEFAULT_HOST).removeprefix("[").removesuffix("]")
-        if not isinstance(port, int) or not 0 < port < 65536 or set(host) & set("/ @?#%[]"):
+        if not isinstance(port, int) or not 0 < port < 65536 or not _is_host(host):
             raise ConfigurationError(f"consul: {host[:60]!r}, {port!r} is not the host and port of an agent")
         token = self.token or _read_token(self.token_file) or environment.get("CONSUL_HTTP_TOKEN")
         token = token or _read_token(environment.get("CONSUL_HTTP_TOKEN_FILE"))
+        if token and not (token.isascii() and token.isprintable() and " " not in token):
+            raise ConfigurationError("consul: the token has characters that no token has")
         object.__setattr__(self, "host", host)
         object.__setattr__(self, "port", port)
         object.__setattr__(self, "tls", tls)
@@ -107,6 +110,13 @@ class ConsulAddress:
             raise ConfigurationError(f"{redact(url)!r}: tls is true or false")
         return cls(host, port, tls=None if tls is None else tls == "true", **given), options
 
+    @classmethod
+    def of_client(cls, client: Any, token: str | None, token_file: str | None) -> ConsulAddress:
+        """The address of a `consul.Consul` object, with its token unless another is given."""
+        if not token and not token_file:
+            token = getattr(client, "token", None)
+        return cls(client.http.host, int(client.http.port), token, token_file)
+
     @property
     def authority(self) -> str:
         """`host:port`, with an IPv6 host in brackets."""
@@ -114,6 +124,15 @@ class ConsulAddress:
 
     def __str__(self) -> str:
         return f"consul://{self.authority}"
+
+
+def _is_host(text: str) -> bool:
+    if ":" not in text:
+        return bool(text) and not set(text) & set("/ @?#%[]")
+    try:
+        return ipaddress.ip_address(text).version == 6
+    except ValueError:
+        return False
 
 
 def _split_address(text: str) -> tuple[str, int, bool | None]:
@@ -124,7 +143,7 @@ def _split_address(text: str) -> tuple[str, int, bool | None]:
     host, colon, port = (rest if separator else text).rstrip("/").rpartition(":")
     if not colon or port.endswith("]"):
         host, port = (rest if separator else text).rstrip("/"), "0"
-    if not port.isdigit():
+    if not port.isdecimal():
         raise ConfigurationError("CONSUL_HTTP_ADDR: the port is not a number")
     return host, int(port), scheme == "https" if separator else None
 
@@ -158,15 +177,14 @@ class ConsulHTTP:
 
     Args:
         address: The agent.
-        client: Use the HTTP client of this `consul.Consul` object, with its own settings of TLS and proxies, and its
-            token unless the address has one.
+        client: Use the HTTP client of this `consul.Consul` object, with its own settings of TLS and proxies. The
+            address should be `ConsulAddress.of_client`.
     """
 
     def __init__(self, address: ConsulAddress, client: Any = None) -> None:
         self._address = address
         self._client = client
-        token = address.token or getattr(client, "token", None)
-        self._headers = {"X-Consul-Token": token} if token else {}
+        self._headers = {"X-Consul-Token": address.token} if address.token else {}
         self._closed = False
         self._open()
 
@@ -208,7 +226,10 @@ class ConsulHTTP:
                 timeout=(min(_CONNECT_TIMEOUT, timeout), timeout),
                 verify=self._http.verify,
                 cert=self._http.cert,
+                allow_redirects=False,  # it would take the token along, to wherever
             )
+        except requests.ConnectTimeout:
+            raise ConsulError(f"no connection within {min(_CONNECT_TIMEOUT, timeout):g} s") from None
         except requests.Timeout:
             raise ConsulError(f"no answer within {timeout:g} s") from None
         except (requests.RequestException, OSError, ValueError) as error:
@@ -267,9 +288,10 @@ class _Connections:
             self._interrupted = True
             connections = list(self._open)
         for connection in connections:
-            if connection.sock is not None:
+            open_socket = connection.sock
+            if open_socket is not None:
                 with contextlib.suppress(OSError):  # it ended by itself
-                    connection.sock.shutdown(socket.SHUT_RDWR)
+                    open_socket.shutdown(socket.SHUT_RDWR)
 
 
 class _InterruptibleAdapter(HTTPAdapter):

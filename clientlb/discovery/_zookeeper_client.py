@@ -103,7 +103,7 @@ def _with_port(host: str) -> str:
     name, colon, port = host.rpartition(":")
     if not colon or host.endswith("]"):
         name, port = host, str(DEFAULT_PORT)
-    if not name or not port.isdigit() or not 0 < int(port) < 65536 or any(letter in name for letter in "/ @?#"):
+    if not name or not port.isdecimal() or not 0 < int(port) < 65536 or any(letter in name for letter in "/ @?#"):
         raise ConfigurationError(f"zookeeper: {host[:60]!r} is not host:port")
     return f"{name}:{port}"
 

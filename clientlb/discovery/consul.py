@@ -68,11 +68,12 @@ class ConsulDiscovery:
         wait: float = 30.0,
         client: Any = None,
     ) -> None:
-        if client is not None:
-            host, port = client.http.host, int(client.http.port)
         if checked_seconds("wait", wait) > _MAX_WAIT:
             raise ConfigurationError(f"wait is at most {_MAX_WAIT:g} seconds; not {wait!r}")
-        self._address = ConsulAddress(host, port, token, token_file, tls, ca_file)
+        if client is None:
+            self._address = ConsulAddress(host, port, token, token_file, tls, ca_file)
+        else:
+            self._address = ConsulAddress.of_client(client, token, token_file)
         self._wait = wait
         self._parameters = {name: value for name, value in (("dc", dc), ("tag", tag)) if value}
         self._client = client

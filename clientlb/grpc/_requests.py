@@ -1,8 +1,8 @@
-"""Request streams that can be sent a second time as long as only their first message was taken.
+"""Request streams that can be sent a second time while only a few of their messages were taken.
 
-A stream of requests is one-shot, but gRPC takes its first message before it knows whether it can connect. That message
-is kept, so that a refused connection costs a streaming call as little as any other. With the second message taken, the
-stream belongs to the attempt that took it.
+A stream of requests is one-shot, but gRPC takes its first messages before it knows whether it can connect. So the first
+few are kept, and a refused connection costs a streaming call as little as any other. When more were taken, the stream
+belongs to the attempt that took them.
 """
 
 from __future__ import annotations
@@ -11,6 +11,35 @@ import asyncio
 import threading
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from typing import Any
+
+KEPT = 8
+
+
+class _Replay:
+    """The messages taken so far. Attempts take turns at it under a lock, the last one being the owner.
+
+    An attempt that was given up may still wait for a message from the caller; what it gets is kept for its successor.
+    """
+
+    def __init__(self) -> None:
+        self.kept: list[Any] = []
+        self.owner = 0
+        self.replayable = True
+        self.exhausted = False
+
+    def enter(self) -> int:
+        """A new attempt takes over; returns its number."""
+        self.owner += 1
+        return self.owner
+
+    def add(self, message: Any, attempt: int) -> None:
+        """A message was taken from the caller."""
+        if not self.replayable:
+            return
+        self.kept.append(message)
+        if len(self.kept) > KEPT and attempt == self.owner:
+            self.replayable = False
+            self.kept = []
 
 
 class Requests:
@@ -22,31 +51,34 @@ class Requests:
 
     def __init__(self, source: Iterable[Any]) -> None:
         self._source = iter(source)
-        self._lock = threading.Lock()  # an abandoned attempt may still wait for the first message
-        self._first: list[Any] = []
-        self._taken = 0
-        self._exhausted = False
+        self._lock = threading.Lock()
+        self._replay = _Replay()
 
     @property
     def replayable(self) -> bool:
-        """Nothing but the first message was taken."""
-        return self._taken <= 1
+        """Another attempt would get the whole stream."""
+        return self._replay.replayable
 
     def __iter__(self) -> Iterator[Any]:
         """The stream for one attempt."""
-        with self._lock:
-            if not self._first and not self._exhausted:
-                for message in self._source:
-                    self._first.append(message)
-                    self._taken = 1
-                    break
+        replay = self._replay
+        attempt = replay.enter()
+        index = 0
+        while True:
+            with self._lock:
+                if index < len(replay.kept):
+                    message = replay.kept[index]
+                elif replay.exhausted:
+                    return
                 else:
-                    self._exhausted = True
-        yield from self._first
-        if not self._exhausted:
-            self._first = []
-            self._taken = 2
-            yield from self._source
+                    try:
+                        message = next(self._source)
+                    except StopIteration:
+                        replay.exhausted = True
+                        return
+                    replay.add(message, attempt)
+            index += 1
+            yield message
 
 
 class AsyncRequests:
@@ -55,32 +87,33 @@ class AsyncRequests:
     def __init__(self, source: AsyncIterable[Any] | Iterable[Any]) -> None:
         self._source = aiter(source) if isinstance(source, AsyncIterable) else _asynchronous(source)
         self._lock = asyncio.Lock()
-        self._first: list[Any] = []
-        self._taken = 0
-        self._exhausted = False
+        self._replay = _Replay()
 
     @property
     def replayable(self) -> bool:
-        """Nothing but the first message was taken."""
-        return self._taken <= 1
+        """Another attempt would get the whole stream."""
+        return self._replay.replayable
 
     async def __aiter__(self) -> AsyncIterator[Any]:
         """The stream for one attempt."""
-        async with self._lock:
-            if not self._first and not self._exhausted:
-                async for message in self._source:
-                    self._first.append(message)
-                    self._taken = 1
-                    break
+        replay = self._replay
+        attempt = replay.enter()
+        index = 0
+        while True:
+            async with self._lock:
+                if index < len(replay.kept):
+                    message = replay.kept[index]
+                elif replay.exhausted:
+                    return
                 else:
-                    self._exhausted = True
-        for message in self._first:
+                    try:
+                        message = await anext(self._source)
+                    except StopAsyncIteration:
+                        replay.exhausted = True
+                        return
+                    replay.add(message, attempt)
+            index += 1
             yield message
-        if not self._exhausted:
-            self._first = []
-            self._taken = 2
-            async for message in self._source:
-                yield message
 
 
 async def _asynchronous(source: Iterable[Any]) -> AsyncIterator[Any]:

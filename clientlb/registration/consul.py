@@ -56,9 +56,10 @@ class ConsulRegistrar:
         tags: Iterable[str] = (),
         client: Any = None,
     ) -> None:
-        if client is not None:
-            host, port = client.http.host, int(client.http.port)
-        self._address = ConsulAddress(host, port, token, token_file, tls, ca_file)
+        if client is None:
+            self._address = ConsulAddress(host, port, token, token_file, tls, ca_file)
+        else:
+            self._address = ConsulAddress.of_client(client, token, token_file)
         self._http = ConsulHTTP(self._address, client)
         self._tags = list(tags)
         self._lock = threading.Lock()

@@ -51,7 +51,7 @@ def decide(
         return Refusal.NOT_RETRYABLE
     if verdict.sent and not idempotent:
         return Refusal.NOT_IDEMPOTENT
-    if not replayable:
+    if not replayable and not verdict.untouched:
         return Refusal.NOT_REPLAYABLE
     state.outcome_timestamp = now
     if options.stop(state):

@@ -138,6 +138,22 @@ def test_address_from_the_environment(variable: str, shown: str, monkeypatch: py
     assert str(open_discovery("consul://other:1")) == "consul://other:1"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ({"host": "127.0.0.1:8500"}, "host and port"),
+        ({"host": "agent/x"}, "host and port"),
+        ({"host": "agent", "port": 70000}, "host and port"),
+        ({"token": "s3cret\nX-Evil: 1"}, "token has characters"),
+        ({"token": "s3crét"}, "token has characters"),
+    ],
+)
+def test_bad_arguments(arguments: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ConfigurationError, match=problem) as caught:
+        ConsulDiscovery(**arguments)
+    assert "s3cr" not in str(caught.value)
+
+
 def test_address_in_the_environment_that_we_cannot_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CONSUL_HTTP_ADDR", "unix:///run/consul.sock")
     with pytest.raises(ConfigurationError, match="CONSUL_HTTP_ADDR"):
@@ -311,6 +327,7 @@ def test_bad_instances_among_good_ones(service: str, caplog: pytest.LogCaptureFi
     [
         (Reply(status=403, body=b"Permission denied"), "403: Permission denied"),
         (Reply(status=500, body=b"No cluster leader"), "500: No cluster leader"),
+        (Reply(status=302, headers={"Location": "http://127.0.0.1:1/"}), "302"),
         (Reply(body=b"<html>"), "not JSON"),
         (Reply(body=b"\xff\xfe["), "not JSON"),
         (Reply({"a": 1}), "a list was expected"),

@@ -12,6 +12,7 @@ set -eu
 DEST=${1:-$(dirname "$0")/../../.cache/servers}
 mkdir -p "$DEST"
 DEST=$(cd "$DEST" && pwd)
+case $DEST in *[[:space:]]*) echo "fetch.sh: apt cannot use $DEST: the path has a blank" >&2; exit 1 ;; esac
 WORK=
 MISSING=
 
@@ -22,7 +23,7 @@ trap 'exit 1' HUP INT TERM
 
 begin() { WORK=$(mktemp -d "$DEST/.$1.XXXXXX"); mkdir "$WORK/out"; }
 finish() {
-    mv "$WORK/out" "$DEST/$1" 2>/dev/null || [ -d "$DEST/$1" ]   # somebody else may have been quicker
+    [ -d "$DEST/$1" ] || mv "$WORK/out" "$DEST/$1"   # somebody else may have been quicker
     clean_up
     WORK=
     echo "$1 is in $DEST/$1"
@@ -35,27 +36,22 @@ debian_mirror() {
 
 # unpack_packages SUITE PACKAGE...: download from one Debian suite and unpack into $WORK/root
 unpack_packages() {
-    suite=$1; shift
+    suite=$1
+    shift
     mirror=$(debian_mirror)
     if [ -z "$mirror" ]; then
-        complain "apt knows no Debian archive. Run 'apt-get update' once (as root), or set DEBIAN_MIRROR to one."
+        complain "apt has no lists of a Debian archive: run 'apt-get update' once (as root), or set DEBIAN_MIRROR"
         return 1
     fi
     apt=$WORK/apt
     mkdir -p "$apt/lists/partial" "$apt/cache/archives/partial" "$apt/debs"
     : > "$apt/status"   # an empty one: otherwise apt insists on installed versions that this suite does not have
     echo "deb [signed-by=${DEBIAN_KEYRING:-/usr/share/keyrings/debian-archive-keyring.gpg}] $mirror $suite main" > "$apt/sources.list"
-    set -- -qq -o Dir::Etc::sourcelist="$apt/sources.list" -o Dir::Etc::sourceparts=/dev/null \
-        -o Dir::State::status="$apt/status" -o Dir::State::lists="$apt/lists" -o Dir::Cache="$apt/cache" \
-        -o Debug::NoLocking=1 -o APT::Sandbox::User="$(id -un)" -- "$@"
-    options=
-    packages=
-    # word splitting is safe below: mktemp and package names have no blanks, and DEST is checked here
-    while [ "$1" != "--" ]; do options="$options $1"; shift; done
-    shift
-    packages=$*
-    case $DEST in *[[:space:]]*) complain "the path $DEST has a blank in it, which apt cannot take"; return 1 ;; esac
-    apt-get $options update && (cd "$apt/debs" && apt-get $options download $packages) || return 1
+    # split into words on purpose: neither mktemp nor apt's package names have blanks in them, and DEST is checked above
+    options="-qq -o Dir::Etc::sourcelist=$apt/sources.list -o Dir::Etc::sourceparts=/dev/null
+        -o Dir::State::status=$apt/status -o Dir::State::lists=$apt/lists -o Dir::Cache=$apt/cache
+        -o Debug::NoLocking=1 -o APT::Sandbox::User=$(id -un)"
+    apt-get $options update && (cd "$apt/debs" && apt-get $options download "$@") || return 1
     for package in "$apt"/debs/*.deb; do dpkg -x "$package" "$WORK/root"; done
 }
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self
 if TYPE_CHECKING:
     from rich.console import Group
 
-_COLOURS = {"healthy": "green", "probed": "yellow", "ejected": "bold red", "left": "dim"}
+_COLOURS = {"in use": "green", "probed": "yellow", "ejected": "bold red", "left": "dim"}
 _NEWS_SHOWN = 10
 _BETWEEN_PLAIN_LINES = 2.0
 
@@ -91,7 +91,7 @@ class PlainScreen(Screen):
             return
         self._shown = view.elapsed
         servers = ", ".join(
-            f"{row.server} {row.calls}" + ("" if row.state == "healthy" else f" ({row.state})") for row in view.rows
+            f"{row.server} {row.calls}" + ("" if row.state == "in use" else f" ({row.state})") for row in view.rows
         )
         print(f"{view.elapsed:5.1f} s  {totals(view)}. By server: {servers}", flush=True)
 

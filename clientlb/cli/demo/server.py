@@ -107,7 +107,7 @@ class GrpcServer:
             return request
 
         _, service, method = METHOD.split("/")
-        handler = grpc.unary_unary_rpc_method_handler(post)
+        handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(post)
         self._server = grpc.aio.server()
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {method: handler}),))
 

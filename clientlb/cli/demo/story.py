@@ -10,6 +10,7 @@ import json
 import secrets
 import signal
 import tempfile
+import textwrap
 import time
 from collections import deque
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from clientlb import events
 from clientlb.cli.demo.fleet import Fleet
 from clientlb.cli.demo.screen import Row, Screen, View
 from clientlb.cli.demo.traffic import Traffic
-from clientlb.errors import DiscoveryError
+from clientlb.errors import ClientLBError, DiscoveryError
 from clientlb.services import Services
 from clientlb.stats import EndpointStats
 from clientlb.telemetry.logging import describe
@@ -31,7 +32,7 @@ SLOWDOWN = 20
 
 _BETWEEN_LOOKS = 0.25
 _PATIENCE = 10.0
-_STATES = {"closed": "healthy", "open": "ejected", "half-open": "probed"}
+_STATES = {"closed": "in use", "open": "ejected", "half-open": "probed"}
 
 
 async def tell(*, registry: str | None, flavour: str, seconds: float, rate: float, screen: Screen) -> int:
@@ -50,8 +51,7 @@ async def tell(*, registry: str | None, flavour: str, seconds: float, rate: floa
     with tempfile.TemporaryDirectory(prefix="clientlb-demo-", ignore_cleanup_errors=True) as folder:
         mark = ""
         if registry is None:
-            registry = f"dir://{folder}/registry"
-            Path(folder, "registry").mkdir()
+            registry = f"dir://{folder}"
         else:
             mark = f"-{secrets.token_hex(2)}"  # somebody else may run the demo against the same registry
         async with Fleet(registry, Path(folder)) as fleet:
@@ -61,7 +61,7 @@ async def tell(*, registry: str | None, flavour: str, seconds: float, rate: floa
                 story = _Story(fleet, services, traffic, screen, happened, mark, seconds)
                 with screen:
                     await story.play()
-                summary = story.summary(registry)
+                summary = story.summary()
     screen.say(summary)
     print(json.dumps(story.figures()), flush=True)
     return 1 if traffic.http.failed + traffic.grpc.failed else 0
@@ -97,27 +97,34 @@ class _Story:
     async def play(self) -> None:
         """Start the servers, make calls, let things happen."""
         self._screen.news("starting 4 HTTP servers and 2 gRPC servers")
-        await self._registry_answers()
-        http = [self._fleet.start("http", f"web-{number}", self._web, WORK) for number in (1, 2, 3, 4)]
-        grpc = [self._fleet.start("grpc", f"ledger-{number}", self._ledger, WORK) for number in (1, 2)]
-        async with asyncio.TaskGroup() as starting:
-            for server in (*http, *grpc):
-                starting.create_task(server)
-        await self._all_known(4, 2)
-        self._began = time.monotonic()
-        calls = asyncio.create_task(self._traffic.run())
-        looks = asyncio.create_task(self._keep_looking())
-        acts = asyncio.create_task(self._acts())
         try:
-            await asyncio.wait([calls, looks, acts], return_when=asyncio.FIRST_COMPLETED)
+            await self._registry_answers()
+            await self._start_servers()
+            await self._all_known(4, 2)
+            await self._run()
+        except ExceptionGroup as group:
+            known, others = group.split(ClientLBError)
+            if known is None or others is not None:
+                raise
+            raise known.exceptions[0] from None
+
+    async def _start_servers(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            for number in (1, 2, 3, 4):
+                group.create_task(self._fleet.start("http", f"web-{number}", self._web, WORK))
+            for number in (1, 2):
+                group.create_task(self._fleet.start("grpc", f"ledger-{number}", self._ledger, WORK))
+
+    async def _run(self) -> None:
+        self._began = time.monotonic()
+        async with asyncio.TaskGroup() as group:
+            looks = group.create_task(self._keep_looking())
+            calls = group.create_task(self._traffic.run())
+            await self._acts()
             self._traffic.end()
-            await acts
             await calls
-            self._look()
-        finally:
-            for task in (calls, looks, acts):
-                task.cancel()
-            await asyncio.gather(calls, looks, acts, return_exceptions=True)
+            looks.cancel()
+        self._look()
 
     async def _acts(self) -> None:
         """Everything that happens, at fractions of the time. Each act lasts until the next one begins."""
@@ -155,7 +162,8 @@ class _Story:
         await self._until(until)
         share = self._share(server.endpoint.address, server.started)
         self._note(
-            f"{name} was started: it answered its first call {waited:.2f} s after it registered, {share:.0%} of them since."
+            f"{name} was started: it answered its first call {waited:.2f} s after it registered, and {share:.0%} of all"
+            " calls since then."
         )
 
     async def _ask_to_leave(self, name: str, until: float) -> None:
@@ -176,7 +184,8 @@ class _Story:
         self._screen.news(f"{self._act_began:5.1f} s  >>> {text}")
 
     def _note(self, text: str) -> None:
-        self._outcomes.append(f"  {self._act_began:5.1f} s  {text}")
+        when = f"  {self._act_began:5.1f} s  "
+        self._outcomes.append(textwrap.fill(when + text, 100, subsequent_indent=" " * len(when)))
 
     # ------------------------------------------------------------------ waiting
 
@@ -270,13 +279,12 @@ class _Story:
 
     # ------------------------------------------------------------------ the end
 
-    def summary(self, registry: str) -> str:
+    def summary(self) -> str:
         """What was done and what came of it, in words."""
         http, grpc = self._traffic.http, self._traffic.grpc
+        registry = self._services[self._web].source
         lines = [
-            "",
-            f"In {self._seconds:g} s {http.calls} HTTP and {grpc.calls} gRPC calls were made, at addresses found in"
-            f" {self._services[self._web].source}.",
+            f"\nIn {self._seconds:g} s {http.calls} HTTP and {grpc.calls} gRPC calls were made to addresses from {registry}.",
             *self._outcomes,
             f"Of {http.calls + grpc.calls} calls {self._failed or 'none'} failed; {self._retries} were repeated.",
         ]

@@ -1,0 +1,139 @@
+"""Streams around bodies, that notice how they end.
+
+A call is in flight until the body of its response is closed, and a body that breaks off is bad news about the endpoint.
+The body of a request that cannot be sent twice remembers whether it was begun. Sync and async come as a pair; each
+flavour mixes its own base class in, because its client insists on it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
+from typing import Any
+
+from clientlb.outcome import Outcome, Verdict
+from clientlb.pick import Pick
+
+
+class _ResponseBody:
+    """The body of a response that came from an endpoint.
+
+    Args:
+        stream: The transport's.
+        pick: Released when the body is closed, or earlier as a failure if the body breaks off.
+        judge: Gives the verdict on an exception.
+        finish: Called once when the body is closed, or awaited by the async one.
+    """
+
+    def __init__(
+        self, stream: Any, pick: Pick, judge: Callable[[Exception], Verdict], finish: Callable[[], Any]
+    ) -> None:
+        self._stream = stream
+        self._pick = pick
+        self._judge = judge
+        self._finish: Callable[[], Any] | None = finish
+
+    def _broke_off(self, error: Exception) -> None:
+        verdict = self._judge(error)
+        # a second attempt is out of question by now, but the endpoint did fail
+        outcome = Outcome.FAILURE if verdict.outcome is Outcome.RETRYABLE else verdict.outcome
+        self._pick.release(outcome, f"{verdict.reason} in the body")
+
+    def _take_finish(self) -> Callable[[], Any] | None:
+        finish, self._finish = self._finish, None
+        return finish
+
+
+class ResponseBody(_ResponseBody):
+    """The sync one."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            yield from self._stream
+        except Exception as error:
+            self._broke_off(error)
+            raise
+
+    def close(self) -> None:
+        """End the call."""
+        try:
+            self._stream.close()
+        finally:
+            self._pick.release()
+            if finish := self._take_finish():
+                finish()
+
+
+class AsyncResponseBody(_ResponseBody):
+    """The async one."""
+
+    _finish: Callable[[], Coroutine[Any, Any, None]] | None
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        parts = aiter(self._stream)
+        try:
+            async for part in parts:
+                yield part
+        except Exception as error:
+            self._broke_off(error)
+            raise
+        finally:
+            if isinstance(parts, AsyncGenerator):
+                await parts.aclose()
+
+    async def aclose(self) -> None:
+        """End the call."""
+        try:
+            await self._stream.aclose()
+        finally:
+            self._pick.release()
+            if finish := self._take_finish():
+                await finish()
+
+
+class _OneShotBody:
+    """The body of a request that can be sent only once. It remembers whether it was begun and how it failed.
+
+    Args:
+        stream: The caller's.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self.begun = False
+        self.error: Exception | None = None
+        """What the caller's own code raised while the body was read: no fault of the endpoint's."""
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        self.begun = True
+        try:
+            yield
+        except Exception as error:
+            self.error = error
+            raise
+
+
+class OneShotBody(_OneShotBody):
+    """The sync one."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        with self._reading():
+            yield from self._stream
+
+    def close(self) -> None:
+        """Close the caller's stream."""
+        self._stream.close()
+
+
+class AsyncOneShotBody(_OneShotBody):
+    """The async one."""
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        with self._reading():
+            async for part in self._stream:
+                yield part
+
+    async def aclose(self) -> None:
+        """Close the caller's stream."""
+        await self._stream.aclose()

@@ -1,0 +1,80 @@
+"""An ordinary client in which the hosts that are services go to a balanced transport, and all else goes its usual way.
+
+The balanced transport is a mount. So base URLs, cookies, redirects, event hooks, proxies for ordinary hosts and closing
+are the client's own.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Generic
+
+from clientlb._http.flavour import Settings
+from clientlb._http.hosts import Hosts
+from clientlb._http.message import URL
+from clientlb._http.shell import MAX_IDLE, Shell, TransportT
+from clientlb.endpoint import Endpoint
+from clientlb.services import Services
+
+
+class ServiceMount(Generic[TransportT]):
+    """Matches the URLs of services, where a client has its `httpx` patterns."""
+
+    pattern = "all://services"
+
+    def __init__(self, shell: Shell[TransportT]) -> None:
+        self._shell = shell
+
+    def matches(self, url: URL) -> bool:
+        """Whether the URL is for a service."""
+        return self._shell.service_of(url) is not None
+
+
+class BalancedClient(Generic[TransportT]):
+    """What all four clients share. A subclass names its transport and the client of its flavour."""
+
+    _shell_type: ClassVar[Any]
+    _mounts: dict[Any, Any]
+
+    def __init__(
+        self,
+        services: Services,
+        *,
+        hosts: Hosts | None = None,
+        inner: Callable[[Endpoint], TransportT] | None = None,
+        max_idle: int = MAX_IDLE,
+        verify: ssl.SSLContext | str | bool = True,
+        cert: Any = None,
+        trust_env: bool = True,
+        http1: bool = True,
+        http2: bool = False,
+        limits: Any = None,
+        mounts: Mapping[str, TransportT | None] | None = None,
+        **options: Any,
+    ) -> None:
+        """Make a client. It connects at the first request.
+
+        Args:
+            services: Where the endpoints come from. It is borrowed: closing the client leaves it open.
+            hosts, inner, max_idle: As for the transport.
+            verify, cert, trust_env, http1, http2, limits: As in httpx, for services and for ordinary hosts.
+            mounts: As in httpx. A mount that names a host comes before the services, any other one after them.
+            options: Everything else that the client of the flavour takes. `proxy`, the proxies of the environment and
+                `transport` are for ordinary hosts only; services are called directly.
+
+        Raises:
+            ConfigurationError: `hosts` or `max_idle` cannot be right.
+        """
+        shell_type = self._shell_type
+        settings = Settings(verify=verify, cert=cert, trust_env=trust_env, http1=http1, http2=http2, limits=limits)
+        arguments = settings.arguments(shell_type._flavour.module)
+        client: Any = super()
+        client.__init__(**arguments, mounts=mounts, **options)
+        shell = shell_type(services, hosts=hosts, inner=inner, max_idle=max_idle, **arguments)
+        named = {
+            pattern: transport
+            for pattern, transport in self._mounts.items()
+            if pattern.host and pattern.pattern in (mounts or ())
+        }
+        self._mounts = {**named, ServiceMount(shell): shell, **self._mounts}

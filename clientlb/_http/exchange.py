@@ -1,0 +1,186 @@
+"""One logical request to a service, in the form that the loops of `clientlb.drive` want: send, classify, discard.
+
+The base class has all that is decided, the two below it have the I/O.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from abc import ABC, abstractmethod
+from typing import Any, Generic, TypeVar
+
+from clientlb._http.body import AsyncOneShotBody, OneShotBody
+from clientlb._http.flavour import Flavour
+from clientlb._http.links import Link, Links
+from clientlb._http.message import AnyRequest, copy_to, is_idempotent, is_replayable
+from clientlb._http.verdict import of_status
+from clientlb.balancer import Balancer
+from clientlb.call import Attempt, Steps, call
+from clientlb.options import CallOptions
+from clientlb.outcome import SUCCEEDED, Outcome, Verdict
+
+_log = logging.getLogger("clientlb.http")
+
+AnyLinks = TypeVar("AnyLinks", bound=Links[Any])
+
+# scheme of the caller's URL -> scheme to the endpoint without TLS, with TLS; whether the URL itself asks for TLS
+_SCHEMES = {
+    "http": (b"http", b"https", False),
+    "https": (b"http", b"https", True),
+    "ws": (b"ws", b"wss", False),
+    "wss": (b"ws", b"wss", True),
+}
+SCHEMES = frozenset(_SCHEMES)
+
+
+class _Exchange(ABC, Generic[AnyRequest]):
+    """What sync and async share.
+
+    Args:
+        flavour: Of the client.
+        balancer: Of the service.
+        links: The transports to its endpoints.
+        request: The caller's, which is never changed.
+    """
+
+    __slots__ = ("_balancer", "_body", "_flavour", "_links", "_request", "_retry", "steps")
+
+    def __init__(self, flavour: Flavour, balancer: Balancer, links: Links[Any], request: AnyRequest) -> None:
+        options = CallOptions.of(request.extensions.get("clientlb"))
+        retry = options.retry_options(balancer.options.retry)
+        self._flavour = flavour
+        self._balancer = balancer
+        self._links = links
+        self._request = request
+        self._retry = retry
+        replayable = is_replayable(request.stream, flavour.byte_stream)
+        self._body: OneShotBody | AsyncOneShotBody | None = None if replayable else self._one_shot()
+        self.steps: Steps = call(
+            balancer, idempotent=is_idempotent(request, options, retry), replayable=replayable, retry=retry
+        )
+
+    @abstractmethod
+    def _one_shot(self) -> OneShotBody | AsyncOneShotBody | None:
+        """Wrap the body of the request; None if it is of the wrong kind, which the inner transport will say."""
+
+    def _address(self, attempt: Attempt) -> tuple[Link[Any], AnyRequest]:
+        """The transport of an attempt, taken, and the copy of the request for it."""
+        request = self._request
+        endpoint = attempt.pick.node.endpoint
+        plain, secure, wanted = _SCHEMES[request.url.scheme]
+        changes: dict[str, Any] = {} if self._body is None else {"stream": self._body}
+        server_name: str | None = None
+        if wanted or endpoint.secure:
+            server_name = request.extensions.get("sni_hostname") or request.url.raw_host.decode("ascii")
+            changes["extensions"] = {**request.extensions, "sni_hostname": server_name}
+        address = {
+            "raw_scheme": plain if server_name is None else secure,
+            "raw_host": endpoint.host.encode(),
+            "port": endpoint.port,
+        }
+        copy = copy_to(request, self._flavour.url, address, changes)
+        return self._links.take(self._balancer, endpoint, server_name), copy
+
+    def classify(self, response: Any, error: Exception | None) -> Verdict:
+        """Say what a response or an error means for the endpoint and for another attempt."""
+        if error is None:
+            status, retryable = response.status_code, self._retry.statuses
+            if status < 400 and status not in retryable:
+                return SUCCEEDED
+            return of_status(status, response.headers, retryable, time.time(), untouched=self._untouched)
+        if self._body is not None and self._body.error is error:
+            return Verdict(Outcome.IGNORED, f"{type(error).__name__} in the request body")
+        return self._flavour.errors.of(error, untouched=self._untouched)
+
+    @property
+    def _untouched(self) -> bool:
+        return self._body is not None and not self._body.begun
+
+
+class Exchange(_Exchange[AnyRequest]):
+    """The sync one."""
+
+    __slots__ = ()
+
+    def _one_shot(self) -> OneShotBody | None:
+        stream = self._request.stream
+        return self._flavour.one_shot_body(stream) if isinstance(stream, self._flavour.sync_stream) else None
+
+    def send(self, attempt: Attempt) -> Any:
+        """Make one attempt."""
+        link, request = self._address(attempt)
+        try:
+            response = link.transport.handle_request(request)
+        except BaseException:
+            self._give_back(link)
+            raise
+        response.extensions["clientlb"] = attempt.trace
+        response.stream = self._flavour.response_body(
+            response.stream, attempt.pick, self._flavour.errors.of, lambda: self._give_back(link)
+        )
+        return response
+
+    def discard(self, response: Any) -> None:
+        """Dispose of a response that is retried away."""
+        try:
+            response.stream.close()
+        except Exception:
+            _log.debug("a response that is not wanted could not be closed", exc_info=True)
+
+    def _give_back(self, link: Link[Any]) -> None:
+        self._links.give_back(link)
+        close_retired(self._links)
+
+
+class AsyncExchange(_Exchange[AnyRequest]):
+    """The async one."""
+
+    __slots__ = ()
+
+    def _one_shot(self) -> AsyncOneShotBody | None:
+        stream = self._request.stream
+        return self._flavour.async_one_shot_body(stream) if isinstance(stream, self._flavour.async_stream) else None
+
+    async def send(self, attempt: Attempt) -> Any:
+        """Make one attempt."""
+        link, request = self._address(attempt)
+        try:
+            response = await link.transport.handle_async_request(request)
+        except BaseException:
+            await self._give_back(link)
+            raise
+        response.extensions["clientlb"] = attempt.trace
+        response.stream = self._flavour.async_response_body(
+            response.stream, attempt.pick, self._flavour.errors.of, lambda: self._give_back(link)
+        )
+        return response
+
+    async def discard(self, response: Any) -> None:
+        """Dispose of a response that is retried away."""
+        try:
+            await response.stream.aclose()
+        except Exception:
+            _log.debug("a response that is not wanted could not be closed", exc_info=True)
+
+    async def _give_back(self, link: Link[Any]) -> None:
+        self._links.give_back(link)
+        await aclose_retired(self._links)
+
+
+def close_retired(links: Links[Any]) -> None:
+    """Close transports whose endpoints have left. That this may fail is nobody's concern."""
+    for transport in links.retired():
+        try:
+            transport.close()
+        except Exception:
+            _log.debug("a transport could not be closed", exc_info=True)
+
+
+async def aclose_retired(links: Links[Any]) -> None:
+    """The same for async transports, in the event loop that they belong to."""
+    for transport in links.retired():
+        try:
+            await transport.aclose()
+        except Exception:
+            _log.debug("a transport could not be closed", exc_info=True)

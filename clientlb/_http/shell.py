@@ -1,0 +1,215 @@
+"""The transports: they tell services from ordinary hosts, keep connections, and let `clientlb.drive` make the calls.
+
+`Shell` is what both kinds share; `SyncShell` and `AsyncShell` are the thin I/O. Each flavour mixes its own transport
+class in, so that its clients accept them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
+
+from clientlb._http.exchange import SCHEMES, AsyncExchange, Exchange, aclose_retired, close_retired
+from clientlb._http.flavour import Flavour, Settings
+from clientlb._http.hosts import Hosts, host_rule
+from clientlb._http.links import Links
+from clientlb._http.message import URL, AnyRequest
+from clientlb.drive import drive, drive_async
+from clientlb.endpoint import Endpoint
+from clientlb.errors import ClosedError, NoEndpointsError
+from clientlb.options import require_int
+from clientlb.services import Services
+
+AnyResponse = TypeVar("AnyResponse")
+MAX_IDLE = 512
+
+
+class _SyncTransport(Protocol):
+    def handle_request(self, request: Any, /) -> Any: ...
+    def close(self) -> None: ...
+
+
+class _AsyncTransport(Protocol):
+    async def handle_async_request(self, request: Any, /) -> Any: ...
+    async def aclose(self) -> None: ...
+
+
+TransportT = TypeVar("TransportT")
+SyncTransportT = TypeVar("SyncTransportT", bound=_SyncTransport)
+AsyncTransportT = TypeVar("AsyncTransportT", bound=_AsyncTransport)
+
+
+class Shell(ABC, Generic[TransportT]):
+    """What a sync and an async transport share."""
+
+    _flavour: ClassVar[Flavour]
+    _transport_name: ClassVar[str]
+
+    def __init__(
+        self,
+        services: Services,
+        *,
+        hosts: Hosts | None = None,
+        inner: Callable[[Endpoint], TransportT] | None = None,
+        passthrough: TransportT | None = None,
+        verify: ssl.SSLContext | str | bool = True,
+        cert: Any = None,
+        trust_env: bool = True,
+        http1: bool = True,
+        http2: bool = False,
+        limits: Any = None,
+        max_idle: int = MAX_IDLE,
+    ) -> None:
+        """Make a transport. It connects at the first request.
+
+        Args:
+            services: Where the endpoints come from. It is borrowed: closing the transport leaves it open.
+            hosts: Which hosts are services: a set of names, a mapping host -> service, or a predicate over hosts. It
+                decides alone. None (default) takes every single label, and names that have options of their own.
+            inner: Makes the transport to an endpoint, a new one for each (default: the `HTTPTransport` of httpx with the
+                arguments below). The transport closes what it made.
+            passthrough: The transport for every other host (default: one ordinary `HTTPTransport` with the arguments
+                below). It is closed with this one, as httpx closes the transport of a client.
+            verify, cert, trust_env: As in httpx. The certificate is checked against the name of the service.
+            http1, http2: As in httpx.
+            limits: As in httpx, but per endpoint.
+            max_idle: To how many endpoints connections are kept while no call uses them (default 512).
+
+        Raises:
+            ConfigurationError: `hosts` or `max_idle` cannot be right.
+        """
+        require_int("max_idle", max_idle, 0)
+        self._services = services
+        self._rule = host_rule(services, hosts)
+        self._max_idle = max_idle
+        self._closed = False
+        module = self._flavour.module
+        if inner is None or passthrough is None:
+            settings = Settings(
+                verify=verify, cert=cert, trust_env=trust_env, http1=http1, http2=http2, limits=limits
+            ).arguments(module)
+            transport: Callable[..., TransportT] = getattr(module, self._transport_name)
+        self._make: Callable[[Endpoint], TransportT] = inner or (lambda endpoint: transport(**settings))
+        self._make_ordinary = (lambda: passthrough) if passthrough is not None else (lambda: transport(**settings))
+        self._renew()
+
+    @abstractmethod
+    def _renew(self) -> None:
+        """Begin without connections."""
+
+    def _new_links(self) -> Links[TransportT]:
+        return Links(self._make, self._make_ordinary, self._max_idle)
+
+    def service_of(self, url: URL) -> str | None:
+        """The name of the service that a URL is for; None for an ordinary host."""
+        if self._closed:
+            raise ClosedError("the transport is closed")
+        return self._rule(url.host) if url.scheme in SCHEMES else None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} over {self._services!r}>"
+
+
+class SyncShell(Shell[SyncTransportT], Generic[AnyRequest, AnyResponse, SyncTransportT]):
+    """A transport for the sync client. Threads share it; a forked child makes connections of its own."""
+
+    _transport_name = "HTTPTransport"
+
+    def _renew(self) -> None:
+        self._pid = os.getpid()
+        self._links = self._new_links()
+
+    def handle_request(self, request: AnyRequest) -> AnyResponse:
+        """Send a request to an endpoint of its service, or pass it through.
+
+        Raises:
+            NoEndpointsError: No endpoint of the service became known in time; it is the flavour's `ConnectError` too.
+            ConfigurationError: The options in `request.extensions["clientlb"]` are wrong.
+            ClosedError: The transport or its services are closed.
+        """
+        service = self.service_of(request.url)
+        links = self._links_here()
+        if service is None:
+            ordinary: AnyResponse = links.ordinary.handle_request(request)
+            return ordinary
+        balancer = self._services[service]
+        exchange = Exchange(self._flavour, balancer, links, request)
+        try:
+            response = drive(exchange.steps, balancer, exchange.send, exchange.classify, exchange.discard)
+        except NoEndpointsError as error:
+            raise self._flavour.no_endpoints_error(error, request) from None
+        if response.is_closed:  # made with its body: nobody will close its stream
+            response.stream.close()
+        result: AnyResponse = response
+        return result
+
+    def _links_here(self) -> Links[SyncTransportT]:
+        if self._pid != os.getpid():
+            self._renew()  # the parent's connections are dropped, not closed: closing would talk over them
+        return self._links
+
+    def close(self) -> None:
+        """Close every connection. Idempotent."""
+        self._closed = True
+        links = self._links_here()
+        links.retire_all()
+        close_retired(links)
+
+
+class AsyncShell(Shell[AsyncTransportT], Generic[AnyRequest, AnyResponse, AsyncTransportT]):
+    """A transport for the async client. Every event loop that uses it has its own connections."""
+
+    _transport_name = "AsyncHTTPTransport"
+
+    def _renew(self) -> None:
+        self._by_loop: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Links[AsyncTransportT]]
+        self._by_loop = weakref.WeakKeyDictionary()
+
+    async def handle_async_request(self, request: AnyRequest) -> AnyResponse:
+        """Send a request to an endpoint of its service, or pass it through.
+
+        Raises:
+            NoEndpointsError: No endpoint of the service became known in time; it is the flavour's `ConnectError` too.
+            ConfigurationError: The options in `request.extensions["clientlb"]` are wrong.
+            ClosedError: The transport or its services are closed.
+        """
+        service = self.service_of(request.url)
+        links = self._links_here()
+        if service is None:
+            ordinary: AnyResponse = await links.ordinary.handle_async_request(request)
+            return ordinary
+        balancer = self._services[service]
+        exchange = AsyncExchange(self._flavour, balancer, links, request)
+        try:
+            response = await drive_async(exchange.steps, balancer, exchange.send, exchange.classify, exchange.discard)
+        except NoEndpointsError as error:
+            raise self._flavour.no_endpoints_error(error, request) from None
+        if response.is_closed:  # made with its body: nobody will close its stream
+            await response.stream.aclose()
+        result: AnyResponse = response
+        return result
+
+    def _links_here(self) -> Links[AsyncTransportT]:
+        loop = asyncio.get_running_loop()
+        links = self._by_loop.get(loop)
+        if links is None:
+            for other in [other for other in self._by_loop if other.is_closed()]:
+                del self._by_loop[other]  # its connections can no longer be closed, only dropped
+            links = self._by_loop[loop] = self._new_links()
+        return links
+
+    async def aclose(self) -> None:
+        """Close every connection, in the event loop that it belongs to. Idempotent."""
+        self._closed = True
+        here = asyncio.get_running_loop()
+        for loop, links in list(self._by_loop.items()):
+            links.retire_all()
+            if loop is here:
+                await aclose_retired(links)
+            elif loop.is_running():
+                asyncio.run_coroutine_threadsafe(aclose_retired(links), loop)

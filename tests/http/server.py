@@ -1,0 +1,120 @@
+"""A small HTTP/1.1 server that misbehaves on request. A process of its own: `python -m tests.http.server NAME [CERT KEY]`.
+
+It prints its port and ends when its standard input is closed, so it cannot outlive the test that started it. Which server
+is to misbehave is said in the query: `?at=a` means server `a` alone; without it, all do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+import sys
+from collections import Counter
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+
+class Server:
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.opened = 0
+        self.open = 0
+        self.calls: Counter[str] = Counter()
+        self.server_names: list[str | None] = []
+
+    async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.opened += 1
+        self.open += 1
+        try:
+            while await self.one_request(reader, writer):
+                pass
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            self.open -= 1
+            writer.transport.abort()
+
+    async def one_request(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """Serve one request; False ends the connection."""
+        first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")[:-2]
+        method, target, _ = first.split(" ")
+        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+        url = urlsplit(target)
+        query = {name: values[0] for name, values in parse_qs(url.query).items()}
+        path = url.path if query.get("at", self.name) == self.name else "/"
+        self.calls[url.path] += 1
+        body = await read_body(reader, headers)
+        if path == "/drop":  # the request arrived, no answer does
+            return False
+        if path == "/break":  # the body ends too early
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nonly this")
+            await writer.drain()
+            return False
+        if path == "/sleep":
+            await asyncio.sleep(float(query["seconds"]))
+        if path == "/stream":
+            await self.stream(writer, int(query["chunks"]), float(query.get("pause", 0)))
+            return True
+        extra = [f"{name}: {value}" for name, value in parse_qs(url.query).get("header", []) and header_pairs(url.query)]
+        status = int(query.get("status", 200)) if path == "/status" else 200
+        answer: dict[str, Any] = {
+            "server": self.name,
+            "method": method,
+            "target": target,
+            "headers": headers,
+            "body": body.decode("latin-1"),
+            "opened": self.opened,
+            "open": self.open,
+            "calls": self.calls,
+            "server_name": self.server_names[-1] if self.server_names else None,
+        }
+        content = b"" if method == "HEAD" else json.dumps(answer).encode()
+        head = [f"HTTP/1.1 {status} Because", f"Content-Length: {len(content)}", *extra]
+        writer.write("\r\n".join([*head, "", ""]).encode() + content)
+        await writer.drain()
+        return True
+
+    async def stream(self, writer: asyncio.StreamWriter, chunks: int, pause: float) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for number in range(chunks):
+            chunk = f"{self.name}{number};".encode()
+            writer.write(b"%x\r\n%s\r\n" % (len(chunk), chunk))
+            await writer.drain()
+            await asyncio.sleep(pause)
+        writer.write(b"0\r\n\r\n")
+        await writer.drain()
+
+    async def serve(self, context: ssl.SSLContext | None) -> None:
+        server = await asyncio.start_server(self.connected, "127.0.0.1", 0, ssl=context)
+        print(server.sockets[0].getsockname()[1], flush=True)
+        await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+
+
+def header_pairs(query: str) -> list[tuple[str, str]]:
+    """`?header=Set-Cookie:a=1` asks for a header in the answer."""
+    return [(name, value) for name, _, value in (each.partition(":") for each in parse_qs(query)["header"])]
+
+
+async def read_body(reader: asyncio.StreamReader, headers: dict[str, str]) -> bytes:
+    if "chunked" not in headers.get("transfer-encoding", ""):
+        return await reader.readexactly(int(headers.get("content-length", 0)))
+    body = b""
+    while size := int(await reader.readline(), 16):
+        body += (await reader.readexactly(size + 2))[:-2]
+    await reader.readline()
+    return body
+
+
+def main(name: str, *certificate: str) -> None:
+    server = Server(name)
+    context = None
+    if certificate:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*certificate)
+        context.sni_callback = lambda connection, server_name, context: server.server_names.append(server_name)
+    asyncio.run(server.serve(context))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
