@@ -318,7 +318,9 @@ class Balancer:
         event: events.Event | None = None
         if success:
             if breaker.succeeded(pick.started):
-                node.score = -inf  # what was known before the trouble says nothing about now
+                # what was known before the trouble says nothing about now
+                node.score = -inf
+                node.connected = False
                 event = events.Restored(self.service, node.endpoint)
         else:
             node.failures += 1

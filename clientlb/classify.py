@@ -15,7 +15,6 @@ _NETWORK = (OSError, EOFError)
 _NEVER_SENT = ("ConnectError", "ConnectTimeout", "PoolTimeout")
 _RETRYABLE_CODES = ("UNAVAILABLE", "RESOURCE_EXHAUSTED")
 _CALLERS_OWN_CODES = (
-    "CANCELLED",
     "INVALID_ARGUMENT",
     "NOT_FOUND",
     "ALREADY_EXISTS",

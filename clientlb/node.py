@@ -27,6 +27,7 @@ class Node:
         in_flight: Calls that were picked and not yet released.
         score: What a learning policy knows, in a measure of its own; -inf is nothing.
         breaker: Whether the endpoint may be tried.
+        connected: It has answered before, so that an answer no longer has the making of the connection in it.
         troubled: The breaker is not closed, or has counted a failure: a success is news to it.
         failures: Attempts that failed, since the start.
         counts: Histogram of all attempts since the start; None before the first one.
@@ -36,6 +37,7 @@ class Node:
     __slots__ = (
         "_saved",
         "breaker",
+        "connected",
         "counts",
         "endpoint",
         "failures",
@@ -51,6 +53,7 @@ class Node:
         self.in_flight = 0
         self.score = -inf
         self.breaker = Breaker()
+        self.connected = False
         self.troubled = False
         self.failures = 0
         self.counts: array[int] | None = None

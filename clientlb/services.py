@@ -137,7 +137,13 @@ class Services:
 
     def add_hook(self, hook: events.EventHook) -> None:
         """Send all further events to this hook as well."""
-        self._hooks.append(hook)
+        with self._lock:
+            self._hooks = [*self._hooks, hook]  # replaced, not changed: an event may be on its way
+
+    def remove_hook(self, hook: events.EventHook) -> None:
+        """Send no more events to this hook. Does nothing if it gets none."""
+        with self._lock:
+            self._hooks = [other for other in self._hooks if other is not hook]
 
     def _emit(self, event: events.Event) -> None:
         for hook in self._hooks:

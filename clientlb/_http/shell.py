@@ -71,8 +71,8 @@ class Shell(ABC, Generic[TransportT]):
             services: Where the endpoints come from. It is borrowed: closing the transport leaves it open.
             hosts: Which hosts are services: a set of names, a mapping host -> service, or a predicate over hosts. It
                 decides alone. None (default) takes every single label, and names that have options of their own.
-            inner: Makes the transport to an endpoint, a new one for each (default: the `HTTPTransport` of httpx with the
-                arguments below). The transport closes what it made.
+            inner: Makes the transport to an endpoint, a new one for each, which is closed when the endpoint has left
+                (default: the `HTTPTransport` of httpx with the arguments below).
             passthrough: The transport for every other host (default: one ordinary `HTTPTransport` with the arguments
                 below). It is closed with this one, as httpx closes the transport of a client.
             verify, cert, trust_env: As in httpx. The certificate is checked against the name of the service.

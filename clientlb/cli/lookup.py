@@ -34,7 +34,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
             help="the registry: consul://127.0.0.1:8500, zookeeper://h1:2181,h2:2181/services, dir:///run/registry,"
             " file:///etc/services.json, static://10.0.0.1:80,10.0.0.2:80",
         )
-        command.add_argument("service", metavar="SERVICE", help="name of the service")
+        command.add_argument("service", metavar="SERVICE", type=_name, help="name of the service")
         if run is not explain:
             command.add_argument("--json", action="store_true", help="print JSON")
         if run is not watch:
@@ -50,6 +50,12 @@ def seconds(text: str) -> float:
     if not (math.isfinite(value) and value > 0):
         raise ValueError
     return value
+
+
+def _name(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the name of a service is not empty")
+    return text
 
 
 def resolve(options: argparse.Namespace) -> int:

@@ -15,8 +15,8 @@ abandoned call is cancelled by garbage collection, as gRPC's own are.
 from __future__ import annotations
 
 import functools
+import logging
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterator
 from types import TracebackType
@@ -24,14 +24,16 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from clientlb.call import Attempt, Sleep, Step, Steps
+from clientlb.call import Attempt, Step, Steps, Wait
 from clientlb.drive import add_note
 from clientlb.errors import NoEndpointsError
-from clientlb.grpc._errors import LocalRpcError, NoEndpointsRpcError
+from clientlb.grpc._errors import LocalRpcError
 from clientlb.outcome import SUCCEEDED, Outcome, Verdict
 
 if TYPE_CHECKING:
-    from clientlb.grpc._channel import Exchange
+    from clientlb.grpc._exchange import Exchange
+
+_log = logging.getLogger("clientlb.grpc")
 
 _SUCCESS = Outcome.SUCCESS
 _IGNORED = Outcome.IGNORED
@@ -57,90 +59,100 @@ class BalancedFuture(grpc.Call, grpc.Future):  # type: ignore[type-arg]
         self._ended = False
         self._error: Exception | None = None  # the end of a call that has no attempt to show for it
         self._callbacks: list[Callable[[], None]] = []
-        self._follow(next(steps))
+        try:
+            self._follow(next(steps))
+        except BaseException:
+            steps.close()
+            raise
 
     # ------------------------------------------------------------------ attempts
 
     def _follow(self, step: Step | None) -> None:
         """Do what the steps of the call ask for."""
-        try:
-            if type(step) is Attempt:
-                self._send(step)
-            elif step is not None:
-                self._pause(step)
-        except Exception as error:
-            self._give_up(error)
-            if self._attempt is None:
-                raise
+        if type(step) is Attempt:
+            self._send(step)
+        elif step is not None:
+            self._pause(step)
 
-    def _send(self, attempt: Attempt) -> None:
-        inner = self._exchange.start(attempt)
-        with self._changed:
-            self._inner = inner
-            self._attempt = attempt
-            self._changed.notify_all()
-            if self._cancelled:
-                inner.cancel()
-        ended = functools.partial(_attempt_ended, weakref.ref(self), self._exchange, self._steps, attempt)
-        if not inner.add_callback(ended):
-            self.attempt_ended(attempt)
-
-    def _pause(self, step: Step) -> None:
-        seconds = step.seconds  # type: ignore[union-attr]
-        with self._changed:
-            self._inner = None
-            self._paused = step
-        resume = functools.partial(self.resume, step)
-        self._exchange.pause(self, resume, seconds, for_endpoints=type(step) is not Sleep)
-
-    def resume(self, step: Step) -> None:
-        """Go on after a pause; does nothing if that has happened already."""
-        with self._changed:
-            if self._paused is not step or self._ended:
-                return
-            self._paused = None
-            self._exchange.resumed(self)
-            try:
-                following = next(self._steps)
-            except Exception as error:
-                self._give_up(error)
-                return
-        self._follow_later(following)
-
-    def _follow_later(self, step: Step | None) -> None:
-        """The same as `_follow` on a thread that is not the caller's: nobody there wants the error."""
+    def _follow_unheard(self, step: Step | None) -> None:
+        """The same on a thread that is not the caller's, where an error is raised to nobody."""
         try:
             self._follow(step)
         except Exception as error:
             self._give_up(error)
 
+    def _send(self, attempt: Attempt) -> None:
+        if self._ended:
+            return
+        inner = self._exchange.start(attempt)
+        with self._changed:
+            if self._ended or self._cancelled:
+                inner.cancel()
+            if self._ended:
+                return
+            self._inner = inner
+            self._attempt = attempt
+            self._changed.notify_all()
+        ended = functools.partial(_attempt_ended, weakref.ref(self), self._exchange, self._steps, attempt)
+        if not inner.add_callback(ended):
+            self.attempt_ended(attempt)
+
+    def _pause(self, step: Step) -> None:
+        with self._changed:
+            if self._ended:
+                return
+            self._paused = step
+        resume = functools.partial(self._resume, step)
+        self._exchange.pause(self, resume, step.seconds, for_endpoints=type(step) is Wait)  # type: ignore[union-attr]
+
+    def _resume(self, step: Step) -> None:
+        """Go on after a pause; does nothing if that has happened already."""
+        with self._changed:
+            if self._paused is not step or self._ended:
+                return
+            self._paused = None
+            try:
+                following = next(self._steps)
+            except Exception as error:
+                failed: Exception | None = error
+            else:
+                failed = None
+        self._exchange.resumed(self)
+        if failed is not None:
+            self._give_up(failed)
+        else:
+            self._follow_unheard(following)
+
     def attempt_ended(self, attempt: Attempt) -> None:
         """Give the verdict on an attempt and do what follows; only the first time."""
         with self._changed:
-            if self._attempt is not attempt or self._ended or self._inner is None:
+            inner = self._inner
+            if self._attempt is not attempt or self._ended or inner is None:
                 return
-            found = self._exchange.verdict(attempt, self._inner)
+            found = self._exchange.verdict(attempt, inner)
+            following: Step | None = None
+            failed: Exception | None = None
             if self._committed:
                 attempt.pick.release(*_end_of_stream(found))
-                following = None
             elif self._cancelled:
                 self._steps.close()
-                following = None
             else:
                 try:
                     following = self._steps.send(found)
                 except Exception as error:  # there is nobody left to send the next attempt to
-                    self._give_up(error)
-                    return
+                    failed = error
                 if following is None:
                     attempt.pick.release()
                     if found.outcome is not _SUCCESS:
-                        add_note(self._inner, attempt)
-            if following is None:
-                self._end()
-                return
-            self._inner = None
-        self._follow_later(following)
+                        add_note(inner, attempt)
+            if following is not None or failed is not None:
+                self._inner = None
+        if failed is not None:
+            self._give_up(failed)
+        elif following is None:
+            self._end()
+        else:
+            self._follow_unheard(following)
 
     def _commit(self, attempt: Attempt) -> bool:
         """Something came from the server of this attempt. Returns False when the attempt was given up already."""
@@ -153,12 +165,12 @@ class BalancedFuture(grpc.Call, grpc.Future):  # type: ignore[type-arg]
             return True
 
     def _give_up(self, error: Exception) -> None:
+        """End the call with an error that is no attempt's."""
         with self._changed:
             self._steps.close()
-            if isinstance(error, NoEndpointsError):
-                error = self._exchange.no_endpoints(error)
-            self._error = error
-            self._end()
+            if not self._ended:
+                self._error = self._exchange.no_endpoints(error) if isinstance(error, NoEndpointsError) else error
+        self._end()
 
     def _end(self) -> None:
         with self._changed:
@@ -169,8 +181,11 @@ class BalancedFuture(grpc.Call, grpc.Future):  # type: ignore[type-arg]
             self._changed.notify_all()
             callbacks, self._callbacks = self._callbacks, []
         self._exchange.ended(self)
-        for callback in callbacks:
-            callback()
+        for callback in callbacks:  # without the lock: they are the caller's
+            try:
+                callback()
+            except Exception:
+                _log.exception("a callback of a gRPC call failed")
 
     # ------------------------------------------------------------------ waiting
 
@@ -360,11 +375,3 @@ def _end_of_stream(found: Verdict) -> tuple[Outcome | None, str]:
     if found.outcome is _SUCCESS:
         return None, ""
     return (_IGNORED if found.outcome is _IGNORED else Outcome.FAILURE), found.reason
-
-
-def deadline_of(timeout: float | None) -> float | None:
-    """When a timeout of so many seconds from now ends."""
-    return None if timeout is None else time.monotonic() + timeout
-
-
-__all__ = ["BalancedFuture", "BalancedStream", "NoEndpointsRpcError"]

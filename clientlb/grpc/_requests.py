@@ -61,8 +61,10 @@ class Requests:
 
     def __iter__(self) -> Iterator[Any]:
         """The stream for one attempt."""
+        return self._stream(self._replay.enter())
+
+    def _stream(self, attempt: int) -> Iterator[Any]:
         replay = self._replay
-        attempt = replay.enter()
         index = 0
         while True:
             with self._lock:
@@ -94,10 +96,12 @@ class AsyncRequests:
         """Another attempt would get the whole stream."""
         return self._replay.replayable
 
-    async def __aiter__(self) -> AsyncIterator[Any]:
+    def __aiter__(self) -> AsyncIterator[Any]:
         """The stream for one attempt."""
+        return self._stream(self._replay.enter())
+
+    async def _stream(self, attempt: int) -> AsyncIterator[Any]:
         replay = self._replay
-        attempt = replay.enter()
         index = 0
         while True:
             async with self._lock:

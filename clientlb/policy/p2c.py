@@ -59,7 +59,8 @@ class PeakEwma:
 
         score = max(score, log(seconds) + observed_at / decay)
 
-    A failure never looks fast: it counts as `failure_factor` times the latency known so far. Without that a server that
+    The first answer of a node is not counted. It has the making of the connection in it, and a node that looks ten times
+    slower than it is would be left alone for twenty seconds. A failure never looks fast: it counts as `failure_factor` times the latency known so far. Without that a server that
     answers 503 at once draws the traffic of all the others (linkerd2-proxy #4537, ingress-nginx #9882).
 
     Args:
@@ -117,7 +118,10 @@ class PeakEwma:
         if not success:
             score = max(score, self._score_of_failure(node, now))
         if score > node.score:
-            node.score = score
+            if success and not node.connected:
+                node.connected = True  # this answer had the making of the connection in it: look again
+            else:
+                node.score = score
 
     def _score_of_failure(self, node: Node, now: float) -> float:
         if node.score == _UNKNOWN:

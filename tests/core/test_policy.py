@@ -60,15 +60,23 @@ def test_random_ignores_load():
     assert shares(Random(), two) == pytest.approx([0.5, 0.5], abs=0.02)
 
 
+def connected(count):
+    """Nodes that have answered before."""
+    made = nodes(count)
+    for node in made:
+        node.connected = True
+    return made
+
+
 class TestPeakEwma:
     def test_prefers_the_fast(self):
-        policy, two = PeakEwma(), nodes(2)
+        policy, two = PeakEwma(), connected(2)
         policy.observe(two[0], 0.010, True, 1.0)
         policy.observe(two[1], 0.012, True, 1.0)
         assert shares(policy, two, now=1.0) == [1, 0]
 
     def test_calls_in_flight_multiply(self):
-        policy, two = PeakEwma(), nodes(2)
+        policy, two = PeakEwma(), connected(2)
         policy.observe(two[0], 0.010, True, 1.0)
         policy.observe(two[1], 0.035, True, 1.0)
         two[0].in_flight = 2
@@ -79,12 +87,13 @@ class TestPeakEwma:
     def test_weight_divides(self):
         policy = PeakEwma()
         two = (Node(Endpoint("a", 1, weight=3)), Node(Endpoint("b", 1)))
+        two[0].connected = two[1].connected = True
         policy.observe(two[0], 0.029, True, 1.0)
         policy.observe(two[1], 0.010, True, 1.0)
         assert shares(policy, two, now=1.0) == [1, 0]
 
     def test_a_peak_counts_at_once_and_fades(self):
-        policy, (node,) = PeakEwma(decay=10), nodes(1)
+        policy, (node,) = PeakEwma(decay=10), connected(1)
         policy.observe(node, 0.001, True, 0.0)
         policy.observe(node, 1.0, True, 0.0)
         assert policy.latency(node, 0.0) == pytest.approx(1.0)
@@ -94,7 +103,7 @@ class TestPeakEwma:
 
     def test_a_slow_node_is_tried_again_when_nothing_was_heard_of_it(self):
         # behaviours.md 1.2: after tau * ln(bad / good) seconds
-        policy, (bad, good) = PeakEwma(decay=10), nodes(2)
+        policy, (bad, good) = PeakEwma(decay=10), connected(2)
         policy.observe(bad, 1.0, True, 0.0)
         for now in range(60):
             policy.observe(good, 0.010, True, now)
@@ -103,7 +112,7 @@ class TestPeakEwma:
                 assert policy.choose((bad, good), now, random.Random(now)) is expected
 
     def test_reading_changes_nothing(self):
-        policy, two = PeakEwma(), nodes(2)
+        policy, two = PeakEwma(), connected(2)
         for node in two:
             policy.observe(node, 0.010, True, 0.0)
         before = [node.score for node in two]
@@ -111,11 +120,20 @@ class TestPeakEwma:
         assert [node.score for node in two] == before
 
     def test_unknown_node_gets_one_trial_at_a_time(self):
-        policy, (known, fresh) = PeakEwma(), nodes(2)
+        policy, (known, fresh) = PeakEwma(), connected(2)
         policy.observe(known, 0.010, True, 0.0)
         assert shares(policy, (known, fresh)) == [0, 1]
         fresh.in_flight = 1
         assert shares(policy, (known, fresh)) == [1, 0]
+
+    def test_the_making_of_a_connection_does_not_count(self):
+        policy, two = PeakEwma(), nodes(2)
+        policy.observe(two[0], 0.050, True, 0.0)
+        policy.observe(two[1], 0.001, True, 0.0)
+        assert shares(policy, two) == pytest.approx([0.5, 0.5], abs=0.02), "both are still unknown"
+        policy.observe(two[0], 0.001, True, 0.0)
+        policy.observe(two[1], 0.002, True, 0.0)
+        assert shares(policy, two) == [1, 0]
 
     def test_a_burst_on_a_cold_fleet_spreads(self):
         policy, ten, rng = PeakEwma(), nodes(10), random.Random(5)
@@ -124,20 +142,20 @@ class TestPeakEwma:
         assert max(node.in_flight for node in ten) <= 14
 
     def test_fast_failures_do_not_look_fast(self):
-        policy, (failing, working) = PeakEwma(), nodes(2)
+        policy, (failing, working) = PeakEwma(), connected(2)
         for step in range(20):
             policy.observe(working, 0.010, True, step * 0.1)
             policy.observe(failing, 0.0005, step % 2 == 0, step * 0.1)
         assert shares(policy, (failing, working), now=2.0) == [0, 1]
 
     def test_failures_are_forgotten_in_bounded_time(self):
-        policy, (node,) = PeakEwma(decay=10), nodes(1)
+        policy, (node,) = PeakEwma(decay=10), connected(1)
         for _ in range(1000):
             policy.observe(node, 0.001, False, 0.0)
         assert policy.latency(node, 0.0) <= 30.001
 
     def test_instant_answers_have_a_score(self):
-        policy, two = PeakEwma(), nodes(2)
+        policy, two = PeakEwma(), connected(2)
         for node in two:
             policy.observe(node, 0.0, True, 0.0)
         assert shares(policy, two) == pytest.approx([0.5, 0.5], abs=0.02)

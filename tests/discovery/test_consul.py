@@ -5,9 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import threading
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +178,17 @@ def test_token(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, service: str) ->
     assert sent("consul://AGENT") == "from-variable"
     assert sent(f"consul://AGENT?token_file={file}") == "from-file"
     assert sent("consul://AGENT?token=explicit") == "explicit"
+
+
+def test_token_of_the_users_client(service: str) -> None:
+    with ScriptedAgent(lambda query: Reply([entry(1)])) as agent:
+        client = consul_module.Consul(host="127.0.0.1", port=agent.port, token="from-client")
+        with watching(ConsulDiscovery(client=client), service) as seen:
+            seen.expect(1)
+        with watching(ConsulDiscovery(client=client, token="explicit"), service) as seen:
+            seen.expect(1)
+        assert {headers["x-consul-token"] for headers in agent.headers} == {"from-client", "explicit"}
+        assert not any("token" in query for query in agent.queries)
 
 
 def test_what_an_instance_says(consul: ConsulServer, service: str) -> None:
@@ -369,18 +378,17 @@ def test_unreachable(service: str) -> None:
         assert seen.ports is None
 
 
-@contextmanager
-def _black_hole() -> Iterator[int]:
-    """Accepts connections and never says a word."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        yield server.getsockname()[1]
-
-
 def test_agent_that_never_answers(service: str) -> None:
-    with _black_hole() as port, watching(open_discovery(f"consul://127.0.0.1:{port}"), service) as seen:
-        wait_until(lambda: any(service in thread.name for thread in threading.enumerate()))
-        time.sleep(0.2)  # into the query; that close() is quick is what `watching` asserts
-        assert seen.ports is None
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        watching(open_discovery(f"consul://127.0.0.1:{silent.getsockname()[1]}"), service) as seen,
+    ):
+        silent.settimeout(10)
+        connection, _ = silent.accept()
+        with connection:
+            assert service.encode() in connection.recv(65536)
+            assert seen.ports is None
+    # that closing is quick, with the question unanswered, is what `watching` asserts
 
 
 def test_kill_and_restart(own_consul: ConsulServer, service: str) -> None:

@@ -38,18 +38,21 @@ class ServerProcess:
     async def kill(self) -> None:
         """SIGKILL: it disappears without a word."""
         self.killed = True
-        self._process.kill()
+        with contextlib.suppress(ProcessLookupError):  # somebody else was faster
+            self._process.kill()
         await self._process.wait()
 
     async def slow_down(self, delay: float) -> None:
         """From now on each call takes it `delay` seconds."""
         assert self._process.stdin is not None
-        self._process.stdin.write(f"delay {delay}\n".encode())
-        await self._process.stdin.drain()
+        with contextlib.suppress(ConnectionError):  # it is gone
+            self._process.stdin.write(f"delay {delay}\n".encode())
+            await self._process.stdin.drain()
 
     async def leave(self) -> int:
         """SIGTERM: it leaves gracefully. Returns its exit status."""
-        self._process.terminate()
+        with contextlib.suppress(ProcessLookupError):
+            self._process.terminate()
         return await self._process.wait()
 
     async def end(self) -> None:

@@ -21,6 +21,7 @@ from clientlb.cli.demo.fleet import Fleet
 from clientlb.cli.demo.screen import Row, Screen, View
 from clientlb.cli.demo.traffic import Traffic
 from clientlb.errors import ClientLBError, DiscoveryError
+from clientlb.registration import open_registrar
 from clientlb.services import Services
 from clientlb.stats import EndpointStats
 from clientlb.telemetry.logging import describe
@@ -49,16 +50,18 @@ async def tell(*, registry: str | None, flavour: str, seconds: float, rate: floa
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     with tempfile.TemporaryDirectory(prefix="clientlb-demo-", ignore_cleanup_errors=True) as folder:
-        mark = ""
+        names = {"web": "web", "ledger": "ledger"}
         if registry is None:
             registry = f"dir://{folder}"
         else:
-            mark = f"-{secrets.token_hex(2)}"  # somebody else may run the demo against the same registry
+            open_registrar(registry).close()  # before anything is started: can servers register there at all?
+            mark = secrets.token_hex(2)  # somebody else may run the demo against the same registry
+            names = {name: f"clientlb-demo-{name}-{mark}" for name in names}
         async with Fleet(registry, Path(folder)) as fleet:
             happened: deque[events.Event] = deque()
             with Services(registry, hooks=[happened.append]) as services:
-                traffic = Traffic(services, flavour=flavour, web=f"web{mark}", ledger=f"ledger{mark}", rate=rate)
-                story = _Story(fleet, services, traffic, screen, happened, mark, seconds)
+                traffic = Traffic(services, flavour=flavour, web=names["web"], ledger=names["ledger"], rate=rate)
+                story = _Story(fleet, services, traffic, screen, happened, names, seconds)
                 with screen:
                     await story.play()
                 summary = story.summary()
@@ -75,7 +78,7 @@ class _Story:
         traffic: Traffic,
         screen: Screen,
         happened: deque[events.Event],
-        mark: str,
+        names: dict[str, str],
         seconds: float,
     ) -> None:
         self._fleet = fleet
@@ -83,8 +86,9 @@ class _Story:
         self._traffic = traffic
         self._screen = screen
         self._happened = happened
-        self._web = f"web{mark}"
-        self._ledger = f"ledger{mark}"
+        self._web = names["web"]
+        self._ledger = names["ledger"]
+        self._shown_as = {service: name for name, service in names.items()}
         self._seconds = seconds
         self._began = time.monotonic()
         self._seen: set[tuple[str, str, int]] = set()
@@ -103,7 +107,7 @@ class _Story:
             await self._all_known(4, 2)
             await self._run()
         except ExceptionGroup as group:
-            known, others = group.split(ClientLBError)
+            known, others = group.split((ClientLBError, BrokenPipeError))
             if known is None or others is not None:
                 raise
             raise known.exceptions[0] from None
@@ -228,7 +232,7 @@ class _Story:
             for endpoint in service.endpoints:
                 key = service.service, endpoint.endpoint
                 present.add(key)
-                self._rows[key] = _row(service.service, names.get(endpoint.endpoint, "?"), endpoint)
+                self._rows[key] = _row(self._shown_as[service.service], names.get(endpoint.endpoint, "?"), endpoint)
         for key in self._rows.keys() - present:
             self._rows[key] = self._rows[key].left()
         self._looks.append((now, {row.endpoint: row.calls for row in self._rows.values()}))
@@ -240,7 +244,7 @@ class _Story:
                 calls=self._traffic.http.calls + self._traffic.grpc.calls,
                 failed=self._failed,
                 retries=self._retries,
-                rows=sorted(self._rows.values(), key=lambda row: (row.service != self._web, row.server)),
+                rows=sorted(self._rows.values(), key=lambda row: (row.service != "web", row.server)),
             )
         )
 
@@ -252,7 +256,7 @@ class _Story:
             if isinstance(event, events.Retried):
                 continue  # they are counted; a line for each would hide the rest
             text = describe(event)
-            for address, name in names.items():
+            for address, name in (names | self._shown_as).items():
                 text = text.replace(address, name)
             self._screen.news(f"{time.monotonic() - self._began:5.1f} s  {text}")
 
@@ -265,7 +269,7 @@ class _Story:
         self._look()
         then = next((calls for moment, calls in reversed(self._looks) if moment <= since), self._looks[0][1])
         now = self._looks[-1][1]
-        web = [row.endpoint for row in self._rows.values() if row.service == self._web]
+        web = [row.endpoint for row in self._rows.values() if row.service == "web"]
         total = sum(now[each] - then.get(each, 0) for each in web)
         return (now[address] - then.get(address, 0)) / max(total, 1)
 
@@ -282,9 +286,9 @@ class _Story:
     def summary(self) -> str:
         """What was done and what came of it, in words."""
         http, grpc = self._traffic.http, self._traffic.grpc
-        registry = self._services[self._web].source
         lines = [
-            f"\nIn {self._seconds:g} s {http.calls} HTTP and {grpc.calls} gRPC calls were made to addresses from {registry}.",
+            f"\nIn {self._seconds:g} s {http.calls} HTTP and {grpc.calls} gRPC calls were made, with addresses from",
+            f"{self._services[self._web].source}",
             *self._outcomes,
             f"Of {http.calls + grpc.calls} calls {self._failed or 'none'} failed; {self._retries} were repeated.",
         ]

@@ -1,0 +1,152 @@
+"""The one form of every benchmark: how it is called, how it compares two sides, what it prints.
+
+A ratio is the median of per-round ratios, and the two sides alternate within a round: whatever else the machine does
+then falls on both. The spread beside it is the interquartile range of those ratios, the noise of one round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
+from typing import NoReturn
+
+Sides = Mapping[str, Callable[[], float]]
+
+
+def arguments(description: str | None) -> argparse.Namespace:
+    """The command line of every benchmark."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    parser.add_argument("--quick", action="store_true", help="a run of under a minute, with the same figures")
+    return parser.parse_args()
+
+
+def alternate(sides: Sides, rounds: int) -> dict[str, list[float]]:
+    """Measure every side once per round. Each round begins with another side, so that none always goes first."""
+    measured: dict[str, list[float]] = {name: [] for name in sides}
+    names = list(sides)
+    for turn in range(rounds):
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            measured[name].append(sides[name]())
+    return measured
+
+
+class Report:
+    """The figures of one benchmark, and how they are printed.
+
+    Args:
+        benchmark: Its name.
+        packages: Distributions whose versions belong to the environment.
+    """
+
+    def __init__(self, benchmark: str, packages: Sequence[str] = ()) -> None:
+        self.benchmark = benchmark
+        self.figures: dict[str, float] = {}
+        self.targets: dict[str, str] = {}
+        self.notes: list[str] = []
+        self._anchors: dict[str, str] = {}
+        self._spreads: dict[str, float] = {}
+        self._packages = packages
+
+    def add(self, name: str, value: float, *, target: float | None = None, anchor: str = "") -> None:
+        """Add a figure.
+
+        Args:
+            name: Flat and dotted.
+            value: The figure.
+            target: What it may be at most.
+            anchor: What it is to be compared with, as printed in the table.
+        """
+        self.figures[name] = round(value, 4)
+        if target is not None:
+            self.targets[name] = f"<= {target:g}"
+        if anchor:
+            self._anchors[name] = anchor
+
+    def add_ratio(
+        self, name: str, ours: Sequence[float], base: Sequence[float], *, target: float | None = None, anchor: str = ""
+    ) -> None:
+        """Add the median of the per-round ratios of two sides."""
+        ratios = [mine / other for mine, other in zip(ours, base, strict=True)]
+        low, _, high = statistics.quantiles(ratios, n=4)
+        self.add(name, statistics.median(ratios), target=target, anchor=anchor)
+        self._spreads[name] = high - low
+
+    @property
+    def missed(self) -> list[str]:
+        """Names of the figures that miss their target."""
+        return [name for name, target in self.targets.items() if self.figures[name] > float(target.removeprefix("<= "))]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the figures depend on."""
+        packages = {package: metadata.version(package) for package in ("clientlb", *self._packages)}
+        return {
+            "python": f"{platform.python_implementation()} {platform.python_version()}",
+            "system": f"{platform.system()} {platform.machine()}",
+            "cpu": _cpu(),
+            "cores": str(os.cpu_count()),
+            "load": f"{os.getloadavg()[0]:.1f}",
+            **packages,
+        }
+
+    def print(self, as_json: bool) -> None:
+        """Print everything, as one JSON object or as a table."""
+        if as_json:
+            print(
+                json.dumps(
+                    {
+                        "benchmark": self.benchmark,
+                        "figures": self.figures,
+                        "targets": self.targets,
+                        "spreads": {name: round(spread, 4) for name, spread in self._spreads.items()},
+                        "environment": self.environment,
+                    }
+                )
+            )
+        else:
+            self._print_table()
+
+    def _print_table(self) -> None:
+        rows = [("figure", "clientlb", "spread", "target", "", "anchor")]
+        for name, value in self.figures.items():
+            spread = f"{self._spreads[name]:.3f}" if name in self._spreads else ""
+            target = self.targets.get(name, "")
+            hit = "" if not target else "MISSED" if name in self.missed else "met"
+            rows.append((name, _short(value), spread, target, hit, self._anchors.get(name, "")))
+        widths = [max(len(row[column]) for row in rows) for column in range(6)]
+        print(f"{self.benchmark}   ({', '.join(f'{name} {value}' for name, value in self.environment.items())})")
+        for row in rows:
+            cells = [
+                cell.rjust(width) if 1 <= column <= 3 else cell.ljust(width)
+                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ]
+            print("  " + "  ".join(cells).rstrip())
+        for note in self.notes:
+            print(f"  {note}")
+        print(f"  targets missed: {', '.join(self.missed)}" if self.missed else "  all targets met")
+
+
+def _short(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3f}"
+
+
+def _cpu() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as lines:
+            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or "unknown"
+
+
+def refuse(reason: str) -> NoReturn:
+    """End a benchmark that cannot run: the reason on stderr, exit status 1."""
+    print(f"{sys.argv[0]}: {reason}", file=sys.stderr)
+    raise SystemExit(1)

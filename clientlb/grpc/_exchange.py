@@ -1,0 +1,139 @@
+"""Exchange: what one call sends, however often and wherever to. It makes attempts and judges them; it decides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from clientlb.balancer import Balancer
+from clientlb.call import Attempt
+from clientlb.errors import NoEndpointsError
+from clientlb.grpc._errors import NoEndpointsRpcError, code_without_endpoints
+from clientlb.grpc._requests import Requests
+from clientlb.grpc._verdict import metadata_of_attempt, verdict
+from clientlb.outcome import SUCCEEDED, Outcome, Verdict
+
+if TYPE_CHECKING:
+    from clientlb.grpc._channel import Channel
+    from clientlb.grpc._methods import Method
+
+_RETRYABLE = Outcome.RETRYABLE
+
+
+class Exchange:
+    """The request of one call with everything that the caller has said about it.
+
+    Args:
+        method: What is called.
+        form: How: `"with_call"`, `"future"`, or `"__call__"` for a stream of responses.
+        balancer: Of the service.
+        request: One request, or a `Requests`.
+        timeout: Seconds for the whole call.
+        arguments: metadata, credentials, wait_for_ready and compression, for gRPC.
+    """
+
+    __slots__ = ("_arguments", "_attempt", "_form", "_metadata", "_method", "_request", "balancer", "deadline", "timeout")
+
+    def __init__(
+        self,
+        method: Method,
+        form: str,
+        balancer: Balancer,
+        request: Any,
+        timeout: float | None,
+        metadata: Any,
+        *arguments: Any,
+    ) -> None:
+        self.balancer = balancer
+        self.timeout = timeout
+        self.deadline = None if timeout is None else balancer.clock() + timeout
+        self._method = method
+        self._form = form
+        self._request = request
+        self._metadata = metadata
+        self._arguments = arguments
+        self._attempt: Attempt | None = None
+
+    @property
+    def _channel(self) -> Channel:
+        return self._method.channel
+
+    # ------------------------------------------------------------------ for clientlb.drive
+
+    def send(self, attempt: Attempt) -> Any:
+        """Perform one attempt."""
+        self._attempt = attempt
+        return self.start(attempt)
+
+    def classify(self, result: object, error: Exception | None) -> Verdict:
+        """Say what a result or an error means."""
+        if error is None:
+            return SUCCEEDED
+        assert self._attempt is not None
+        if not isinstance(error, grpc.RpcError):
+            return Verdict(Outcome.IGNORED, type(error).__name__)
+        return self.verdict(self._attempt, error)
+
+    def release(self) -> None:
+        """The attempt that stands is over."""
+        assert self._attempt is not None
+        self._attempt.pick.release()
+
+    # ------------------------------------------------------------------ attempts
+
+    def start(self, attempt: Attempt) -> Any:
+        """Send the request to the endpoint of an attempt."""
+        function = getattr(self._method.at(attempt.pick.node), self._form)
+        return function(
+            iter(self._request) if isinstance(self._request, Requests) else self._request,
+            self.time_remaining(),
+            metadata_of_attempt(self._metadata, attempt.number),
+            *self._arguments,
+        )
+
+    def verdict(self, attempt: Attempt, ended: Any) -> Verdict:
+        """Say what the end of an attempt means; `ended` has its status."""
+        code = ended.code()
+        if code is grpc.StatusCode.OK:
+            return SUCCEEDED
+        codes = self.balancer.options.retry.codes
+        found = verdict(code, ended.details(), ended.trailing_metadata(), attempt.pick.endpoint, codes)
+        if found.outcome is _RETRYABLE and isinstance(self._request, Requests) and not self._request.replayable:
+            return Verdict(Outcome.FAILURE, f"{found.reason}, in the midst of the request stream")
+        return found
+
+    def time_remaining(self) -> float | None:
+        """Seconds until the deadline of the whole call, not below 0; None without one."""
+        return None if self.deadline is None else max(0.0, self.deadline - self.balancer.clock())
+
+    def no_endpoints(self, error: NoEndpointsError) -> NoEndpointsRpcError:
+        """The same error as one of gRPC's."""
+        patience = self.balancer.options.wait_for_endpoints
+        made = NoEndpointsRpcError(code_without_endpoints(self.timeout, patience), str(error))
+        made.__cause__ = error
+        return made
+
+    # ------------------------------------------------------------------ for clientlb.grpc._future
+
+    def pause(self, call: Any, resume: Callable[[], None], seconds: float, *, for_endpoints: bool) -> None:
+        """Call `resume` after so many seconds, or as soon as there are endpoints."""
+        self._channel.pause(call, resume, seconds, for_endpoints=for_endpoints)
+
+    def resumed(self, call: Any) -> None:
+        """The pause is over."""
+        self._channel.forget_pause(call)
+
+    def keep(self, call: Any) -> None:
+        """Keep a call alive that somebody wants to be called back by."""
+        self._channel.keep(call)
+
+    def ended(self, call: Any) -> None:
+        """The call is over."""
+        self._channel.forget(call)
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Close the channels of endpoints that have left, if this was the last call to one."""
+        self._channel.tidy()

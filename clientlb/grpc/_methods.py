@@ -1,0 +1,188 @@
+"""The four kinds of methods of the sync channel, as stubs call them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import grpc
+
+from clientlb.call import call
+from clientlb.drive import drive
+from clientlb.errors import NoEndpointsError
+from clientlb.grpc._exchange import Exchange
+from clientlb.grpc._future import BalancedFuture, BalancedStream
+from clientlb.grpc._links import Link
+from clientlb.grpc._requests import Requests
+from clientlb.node import Node
+
+if TYPE_CHECKING:
+    from clientlb.grpc._channel import Channel
+
+
+class Method:
+    """A method of the service, at whichever endpoint.
+
+    Args:
+        channel: The balanced channel.
+        arity: Name of the method of `grpc.Channel` that makes its like, such as `"unary_unary"`.
+        name: Full name of the method.
+        arguments: The serializers, and whatever else generated code gives.
+    """
+
+    def __init__(self, channel: Channel, arity: str, name: str, *arguments: Any) -> None:
+        self.channel = channel
+        self._arity = arity
+        self._name = name
+        self._arguments = arguments
+        self._idempotent = channel.idempotence.of(name)
+        self._at: WeakKeyDictionary[Link[grpc.Channel], Any] = WeakKeyDictionary()
+
+    def at(self, node: Node) -> Any:
+        """The same method of the channel to one endpoint."""
+        link = self.channel.links[node]
+        return self._at.get(link) or self._open(link)
+
+    def _open(self, link: Link[grpc.Channel]) -> Any:
+        made = self._at[link] = getattr(link.channel, self._arity)(self._name, *self._arguments)
+        return made
+
+    def _block(self, request: Any, *arguments: Any) -> Any:
+        """Make a call on the thread of the caller."""
+        channel = self.channel
+        balancer = channel.balancer()
+        exchange = Exchange(self, "with_call", balancer, request, *arguments)
+        steps = call(balancer, idempotent=self._idempotent, deadline=exchange.deadline)
+        try:
+            result = drive(steps, balancer, exchange.send, exchange.classify)
+        except NoEndpointsError as error:
+            raise exchange.no_endpoints(error) from error
+        except grpc.RpcError:
+            channel.tidy()
+            raise
+        exchange.release()
+        channel.tidy()
+        return result
+
+    def _start(self, kind: Callable[..., Any], form: str, request: Any, *arguments: Any) -> Any:
+        """Start a call that goes on by itself."""
+        balancer = self.channel.balancer()
+        exchange = Exchange(self, form, balancer, request, *arguments)
+        return kind(exchange, call(balancer, idempotent=self._idempotent, deadline=exchange.deadline))
+
+
+class UnaryUnary(Method, grpc.UnaryUnaryMultiCallable):  # type: ignore[type-arg]
+    """One request, one response."""
+
+    def __call__(
+        self,
+        request: Any,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        return self._block(request, timeout, metadata, credentials, wait_for_ready, compression)[0]
+
+    def with_call(
+        self,
+        request: Any,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        return self._block(request, timeout, metadata, credentials, wait_for_ready, compression)
+
+    def future(
+        self,
+        request: Any,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        return self._start(
+            BalancedFuture, "future", request, timeout, metadata, credentials, wait_for_ready, compression
+        )
+
+
+class UnaryStream(Method, grpc.UnaryStreamMultiCallable):  # type: ignore[type-arg]
+    """One request, a stream of responses."""
+
+    def __call__(
+        self,
+        request: Any,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        return self._start(
+            BalancedStream, "__call__", request, timeout, metadata, credentials, wait_for_ready, compression
+        )
+
+
+class StreamUnary(Method, grpc.StreamUnaryMultiCallable):  # type: ignore[type-arg]
+    """A stream of requests, one response."""
+
+    def __call__(
+        self,
+        request_iterator: Iterable[Any],
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        requests = Requests(request_iterator)
+        return self._block(requests, timeout, metadata, credentials, wait_for_ready, compression)[0]
+
+    def with_call(
+        self,
+        request_iterator: Iterable[Any],
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        requests = Requests(request_iterator)
+        return self._block(requests, timeout, metadata, credentials, wait_for_ready, compression)
+
+    def future(
+        self,
+        request_iterator: Iterable[Any],
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        requests = Requests(request_iterator)
+        return self._start(
+            BalancedFuture, "future", requests, timeout, metadata, credentials, wait_for_ready, compression
+        )
+
+
+class StreamStream(Method, grpc.StreamStreamMultiCallable):  # type: ignore[type-arg]
+    """A stream of requests, a stream of responses."""
+
+    def __call__(
+        self,
+        request_iterator: Iterable[Any],
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        requests = Requests(request_iterator)
+        return self._start(
+            BalancedStream, "__call__", requests, timeout, metadata, credentials, wait_for_ready, compression
+        )

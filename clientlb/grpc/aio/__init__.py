@@ -1,0 +1,66 @@
+"""gRPC for a service instead of a server, for coroutines: `channel("orders", services)` is an ordinary `grpc.aio.Channel`.
+
+    async with clientlb.grpc.aio.channel("orders", services) as channel:
+        stub = OrdersStub(channel)
+
+Every call is balanced, also calls of one stub and streams. A channel may be used from several event loops: each has its
+own connections.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import grpc.aio
+
+from clientlb.grpc._errors import AioChannelClosedError, AioNoEndpointsRpcError
+from clientlb.grpc.aio._channel import Channel
+from clientlb.services import Services
+
+__all__ = ["AioChannelClosedError", "AioNoEndpointsRpcError", "Channel", "channel"]
+
+
+def channel(
+    service: str,
+    services: Services,
+    *,
+    credentials: grpc.ChannelCredentials | None = None,
+    options: Sequence[tuple[str, Any]] | None = None,
+    compression: grpc.Compression | None = None,
+    interceptors: Sequence[grpc.aio.ClientInterceptor] = (),
+    idempotent: bool | Collection[str] = False,
+) -> Channel:
+    """Make a channel to a service.
+
+    Args:
+        service: Its name in the registry; also its `:authority`, and the name that its certificate has to have.
+        services: Where it is found. The channel borrows it: closing the channel leaves it open.
+        credentials: As for `grpc.aio.secure_channel`. None (default) means plain text, except for endpoints whose
+            registry says that they speak TLS.
+        options: Channel arguments for the channel to each endpoint. They win over ours: no HTTP proxy, a subchannel pool
+            of our own, fast reconnection (0.1 to 2 s).
+        compression: Of requests, unless a call says otherwise.
+        interceptors: Client interceptors of `grpc.aio`; they belong to the endpoints' channels, so they see every
+            attempt of a call.
+        idempotent: The methods that may safely reach two servers: True for all, or their full names, such as
+            `"shop.Orders/Get"`. Others (default: all) are repeated only if the server surely never saw them. gRPC has
+            no way to tell, so you have to.
+
+    A call fails with the error of its last attempt, a `grpc.aio.AioRpcError`. When no endpoint becomes known in time, that
+    is an `AioNoEndpointsRpcError` with the code UNAVAILABLE. `timeout` is the deadline of the whole call, all attempts
+    included; `wait_for_ready` makes a call wait for the endpoint that was picked instead of trying another one.
+
+    Raises:
+        ClosedError: The `Services` are closed.
+        ConfigurationError: `service` or `idempotent` cannot be right.
+    """
+    return Channel(
+        service,
+        services,
+        credentials=credentials,
+        options=options,
+        compression=compression,
+        interceptors=interceptors,
+        idempotent=idempotent,
+    )

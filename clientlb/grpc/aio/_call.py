@@ -1,0 +1,492 @@
+"""The calls of the aio channel: each attempt is a call of `grpc.aio`, and the caller's object stands in front of them.
+
+When an attempt ends, its callback asks the steps of the call (`clientlb.call`) what follows, as in `clientlb.grpc._future`,
+which has the picture; here everything happens on the thread of the event loop, so there is no lock. No task is made for a
+call: a pause between attempts is a timer, and only waiting for the first endpoint takes a task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+
+from clientlb.call import Attempt, Sleep, Step, Steps
+from clientlb.drive import add_note
+from clientlb.errors import NoEndpointsError
+from clientlb.outcome import SUCCEEDED, Outcome, Verdict
+
+if TYPE_CHECKING:
+    from clientlb.grpc.aio._exchange import Exchange
+
+_SUCCESS = Outcome.SUCCESS
+_IGNORED = Outcome.IGNORED
+_CANCELLED = grpc.aio.AioRpcError(grpc.StatusCode.CANCELLED, details="Locally cancelled by application!")
+
+
+class Ending:
+    """What is to be done at the end of an attempt, whether or not somebody still wants to know.
+
+    The channel holds it while the attempt runs, so that the pick and the steps never become garbage of their own accord.
+    """
+
+    __slots__ = ("_attempt", "_exchange", "_reference", "_steps")
+
+    def __init__(self, call: BalancedCall, exchange: Exchange, steps: Steps, attempt: Attempt) -> None:
+        self._reference = weakref.ref(call)
+        self._exchange = exchange
+        self._steps = steps
+        self._attempt = attempt
+        exchange.links.running.add(self)
+
+    def __call__(self, inner: Any) -> None:
+        """The attempt has ended."""
+        self._exchange.links.running.discard(self)
+        call = self._reference()
+        if call is not None:
+            call.attempt_ended(self._attempt)
+            return
+        # nobody wanted to know; this may be garbage collection at work, where no lock may be taken
+        try:
+            self._exchange.loop.call_soon_threadsafe(self.abandon)
+        except RuntimeError:  # the loop is closed
+            self.abandon()
+
+    def abandon(self) -> None:
+        """The caller has dropped the call."""
+        self._steps.close()
+        self._attempt.pick.release(_IGNORED)
+        self._exchange.links.tidy_if_leaving()
+
+
+class BalancedCall(grpc.aio.Call):
+    """What all four kinds have in common: a `grpc.aio.Call` over the attempts of one call.
+
+    Args:
+        exchange: What is to be sent, and where.
+        steps: From `clientlb.call`.
+    """
+
+    def __init__(self, exchange: Exchange, steps: Steps) -> None:
+        self._exchange = exchange
+        self._steps = steps
+        self._attempt: Attempt | None = None
+        self._inner: Any = None  # the call of the attempt that runs or was the last one
+        self._paused: Step | None = None
+        self._committed = False
+        self._cancelled = False
+        self._ended = False
+        self._error: Exception | None = None  # the end of a call that has no attempt to show for it
+        self._callbacks: list[Callable[[Any], None]] = []
+        self._news: asyncio.Future[None] | None = None
+        try:
+            self._follow(next(steps))
+        except BaseException:
+            steps.close()
+            raise
+
+    def __del__(self) -> None:
+        if not getattr(self, "_ended", True) and self._inner is not None:
+            with contextlib.suppress(Exception):
+                self._inner.cancel()
+
+    # ------------------------------------------------------------------ attempts
+
+    def _follow(self, step: Step | None) -> None:
+        """Do what the steps of the call ask for."""
+        if type(step) is Attempt:
+            self._send(step)
+        elif step is not None:
+            self._pause(step)
+
+    def _follow_unheard(self, step: Step | None) -> None:
+        """The same in a callback, where an error is raised to nobody."""
+        try:
+            self._follow(step)
+        except Exception as error:
+            self._give_up(error)
+
+    def _send(self, attempt: Attempt) -> None:
+        self._inner = inner = self._exchange.start(attempt)
+        self._attempt = attempt
+        self._announce()
+        inner.add_done_callback(Ending(self, self._exchange, self._steps, attempt))
+
+    def _pause(self, step: Step) -> None:
+        self._paused = step
+        exchange = self._exchange
+        exchange.links.paused.add(self)
+        if type(step) is Sleep:
+            exchange.loop.call_later(step.seconds, self._resume, step)
+        else:
+            exchange.links.spawn(self._wait_for_endpoints(step))
+
+    async def _wait_for_endpoints(self, step: Step) -> None:
+        await self._exchange.balancer.wait_async(step.seconds)  # type: ignore[union-attr]
+        self._resume(step)
+
+    def _resume(self, step: Step) -> None:
+        """Go on after a pause; does nothing if the call was cancelled meanwhile."""
+        if self._paused is not step or self._ended:
+            return
+        self._paused = None
+        self._exchange.links.paused.discard(self)
+        try:
+            following = next(self._steps)
+        except Exception as error:
+            self._give_up(error)
+        else:
+            self._follow_unheard(following)
+
+    def attempt_ended(self, attempt: Attempt) -> None:
+        """Give the verdict on an attempt and do what follows; only the first time."""
+        inner = self._inner
+        if self._attempt is not attempt or self._ended or inner is None:
+            return
+        found = self._exchange.verdict(attempt, inner)
+        if self._committed:
+            if found.outcome is _SUCCESS:
+                attempt.pick.release()
+            else:
+                attempt.pick.release(_IGNORED if found.outcome is _IGNORED else Outcome.FAILURE, found.reason)
+            self._end()
+            return
+        if self._cancelled:
+            self._steps.close()
+            self._end()
+            return
+        try:
+            following = self._steps.send(found)
+        except Exception as error:  # there is nobody left to send the next attempt to
+            self._inner = None
+            self._give_up(error)
+            return
+        if following is None:
+            attempt.pick.release()
+            self._end()
+        else:
+            self._inner = None
+            self._follow_unheard(following)
+
+    def _superseded(self, inner: Any, attempt: Attempt) -> bool:
+        """An attempt has failed: whether the call goes on all the same. Its callback may not have come yet."""
+        self.attempt_ended(attempt)
+        return self._inner is not inner
+
+    def _commit(self) -> None:
+        """Something came from the server of this attempt, so it stands."""
+        if not self._committed and not self._ended:
+            self._committed = True
+            self._steps.send(SUCCEEDED)
+
+    def _give_up(self, error: Exception) -> None:
+        """End the call with an error that is no attempt's."""
+        self._steps.close()
+        if not self._ended:
+            self._error = self._exchange.no_endpoints(error) if isinstance(error, NoEndpointsError) else error
+        self._end()
+
+    def _end(self) -> None:
+        if self._ended:
+            return
+        self._ended = True
+        self._paused = None
+        links = self._exchange.links
+        links.paused.discard(self)
+        links.tidy_if_leaving()
+        self._announce()
+        callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            self._exchange.loop.call_soon(callback, self)
+
+    # ------------------------------------------------------------------ waiting
+
+    def _announce(self) -> None:
+        news, self._news = self._news, None
+        if news is not None and not news.done():
+            news.set_result(None)
+
+    async def _hear(self) -> None:
+        """Wait until something happens to the call."""
+        if self._news is None:
+            self._news = self._exchange.loop.create_future()
+        await asyncio.shield(self._news)
+
+    async def _current(self) -> Any:
+        """The attempt that runs or was the last one; waits while there is none."""
+        while self._inner is None and not self._ended:
+            await self._hear()
+        if self._error is not None:
+            self._raise_error()
+        return self._inner
+
+    def _raise_error(self) -> None:
+        if self._cancelled:
+            raise asyncio.CancelledError
+        assert self._error is not None
+        raise self._error
+
+    async def _last(self) -> Any:
+        """The attempt that has the status of the call; waits for the end."""
+        while not self._ended:
+            inner = self._inner
+            if inner is None:
+                await self._hear()
+            else:
+                await inner.code()
+                if self._inner is inner:
+                    assert self._attempt is not None
+                    self.attempt_ended(self._attempt)
+        if self._error is None:
+            return self._inner
+        if isinstance(self._error, grpc.aio.AioRpcError):
+            return _Told(self._error)
+        raise self._error
+
+    async def _persist(self, ask: Callable[[Any], Awaitable[Any]]) -> Any:
+        """Ask the attempt that runs, and the next one if that fails and another one follows."""
+        while True:
+            inner = await self._current()
+            attempt = self._attempt
+            assert attempt is not None
+            try:
+                return await ask(inner)
+            except grpc.aio.AioRpcError as error:
+                if not self._superseded(inner, attempt):
+                    add_note(error, attempt)
+                    raise
+
+    # ------------------------------------------------------------------ grpc.aio.Call
+
+    async def code(self) -> grpc.StatusCode:
+        """The status code; waits for the end of the call."""
+        return await (await self._last()).code()  # type: ignore[no-any-return]
+
+    async def details(self) -> str:
+        """The details of the status; waits for the end of the call."""
+        return await (await self._last()).details()  # type: ignore[no-any-return]
+
+    async def debug_error_string(self) -> str:
+        """gRPC's own words about the status; waits for the end of the call."""
+        return await (await self._last()).debug_error_string()  # type: ignore[no-any-return]
+
+    async def trailing_metadata(self) -> Any:
+        """What the server sent last; waits for the end of the call."""
+        return await (await self._last()).trailing_metadata()
+
+    async def initial_metadata(self) -> Any:
+        """What the server sent first; waits for it."""
+        while True:
+            if self._ended:
+                return await (await self._last()).initial_metadata()
+            inner = await self._current()
+            attempt = self._attempt
+            assert attempt is not None
+            metadata = await inner.initial_metadata()
+            if self._inner is not inner:
+                continue
+            if metadata:
+                self._commit()
+                return metadata
+            if not inner.done() or not self._superseded(inner, attempt):
+                return metadata
+
+    async def wait_for_connection(self) -> None:
+        """Wait until the call has reached a server.
+
+        Raises:
+            grpc.aio.AioRpcError: It has failed.
+        """
+        await self._persist(lambda inner: inner.wait_for_connection())
+
+    def cancelled(self) -> bool:
+        """Whether the call was cancelled."""
+        return self._cancelled if self._inner is None else bool(self._inner.cancelled())
+
+    def done(self) -> bool:
+        """Whether the call has ended."""
+        return self._ended
+
+    def time_remaining(self) -> float | None:
+        """Seconds until the deadline of the whole call; None without one."""
+        return self._exchange.time_remaining()
+
+    def cancel(self) -> bool:
+        """Cancel the call, whatever attempt it is at. Returns False when it has ended already."""
+        if self._ended:
+            return False
+        self._cancelled = True
+        if self._inner is not None:
+            self._inner.cancel()
+        else:
+            self._give_up(_CANCELLED)
+        return True
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        """Call `callback(self)` at the end of the call, or now when it has ended."""
+        if self._ended:
+            callback(self)
+        else:
+            self._callbacks.append(callback)
+
+    def __repr__(self) -> str:
+        if self._inner is None:
+            return f"<{type(self).__name__} {'ended' if self._ended else 'waiting'}>"
+        return f"<{type(self).__name__} of {self._inner!r}>"
+
+
+class _UnaryResponse(BalancedCall):
+    """One response: the call is awaited."""
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        while True:
+            inner = self._inner
+            if inner is None or self._error is not None:
+                try:
+                    inner = yield from self._current().__await__()
+                except asyncio.CancelledError:
+                    self.cancel()
+                    raise
+            attempt = self._attempt
+            assert attempt is not None
+            try:
+                response = yield from inner.__await__()
+            except grpc.aio.AioRpcError as error:
+                if not self._superseded(inner, attempt):
+                    add_note(error, attempt)
+                    raise
+            except BaseException as error:  # cancelled, or an interceptor's own
+                self._abort(attempt, error)
+                raise
+            else:
+                self.attempt_ended(attempt)
+                return response
+
+    def _abort(self, attempt: Attempt, error: BaseException) -> None:
+        if self._ended:
+            return
+        self._cancelled = isinstance(error, asyncio.CancelledError)
+        if self._inner is not None and not self._inner.done():
+            self._inner.cancel()
+        self._steps.close()
+        attempt.pick.release(_IGNORED)
+        self._end()
+
+
+class _StreamResponse(BalancedCall):
+    """A stream of responses: the call is iterated over, or read."""
+
+    def __init__(self, exchange: Exchange, steps: Steps) -> None:
+        self._iterator: Any = None
+        self._iterated: Any = None
+        super().__init__(exchange, steps)
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self
+
+    async def __anext__(self) -> Any:
+        if self._committed:
+            return await self._iterator_of(self._inner).__anext__()
+        return await self._receive(lambda inner: self._iterator_of(inner).__anext__())
+
+    async def read(self) -> Any:
+        """The next response, or `grpc.aio.EOF` after the last one."""
+        if self._committed:
+            return await self._inner.read()
+        return await self._receive(lambda inner: inner.read())
+
+    def _iterator_of(self, inner: Any) -> Any:
+        if self._iterated is not inner:
+            self._iterator = aiter(inner)
+            self._iterated = inner
+        return self._iterator
+
+    async def _receive(self, ask: Callable[[Any], Awaitable[Any]]) -> Any:
+        try:
+            response = await self._persist(ask)
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
+        if response is not grpc.aio.EOF:
+            self._commit()
+        return response
+
+
+class _StreamRequest(BalancedCall):
+    """A stream of requests that the caller writes one by one, unless an iterator was given."""
+
+    async def write(self, request: Any) -> None:
+        """Send one request; returns when gRPC has taken it."""
+        await (await self._current()).write(request)
+
+    async def done_writing(self) -> None:
+        """Say that no more requests will come. Idempotent."""
+        await (await self._current()).done_writing()
+
+
+class UnaryUnaryCall(_UnaryResponse, grpc.aio.UnaryUnaryCall):  # type: ignore[type-arg]
+    """A call with one request and one response."""
+
+
+class UnaryStreamCall(_StreamResponse, grpc.aio.UnaryStreamCall):  # type: ignore[type-arg]
+    """A call with one request and a stream of responses."""
+
+
+class StreamUnaryCall(_StreamRequest, _UnaryResponse, grpc.aio.StreamUnaryCall):  # type: ignore[type-arg]
+    """A call with a stream of requests and one response."""
+
+
+class StreamStreamCall(_StreamRequest, _StreamResponse, grpc.aio.StreamStreamCall):  # type: ignore[type-arg]
+    """A call with streams both ways."""
+
+
+class _Told:
+    """The status in an error, told as a call tells it."""
+
+    def __init__(self, error: grpc.aio.AioRpcError) -> None:
+        self._error = error
+
+    async def code(self) -> grpc.StatusCode:
+        return self._error.code()
+
+    async def details(self) -> str | None:
+        return self._error.details()
+
+    async def debug_error_string(self) -> str | None:
+        return self._error.debug_error_string()
+
+    async def initial_metadata(self) -> grpc.aio.Metadata:
+        return grpc.aio.Metadata()
+
+    async def trailing_metadata(self) -> grpc.aio.Metadata:
+        return grpc.aio.Metadata()
+
+
+def status_of(call: Any) -> tuple[grpc.StatusCode, str | None, Any]:
+    """Code, details and trailing metadata of a call of `grpc.aio` that has ended."""
+    code = _at_once(call.code())
+    if code is grpc.StatusCode.OK:
+        return code, None, None
+    if code is None:  # it has not ended after all: its awaiting task was cancelled
+        return grpc.StatusCode.CANCELLED, None, None
+    return code, _at_once(call.details()), _at_once(call.trailing_metadata())
+
+
+def _at_once(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """The result of a coroutine that has nothing to wait for; None if it has."""
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        return stop.value
+    except (Exception, asyncio.CancelledError):  # an interceptor has raised it; whoever awaits the call will see it
+        return None
+    coroutine.close()
+    return None
+
+
+__all__ = ["BalancedCall", "StreamStreamCall", "StreamUnaryCall", "UnaryStreamCall", "UnaryUnaryCall", "Verdict"]

@@ -1,0 +1,310 @@
+"""Channel: a `grpc.aio.Channel` for a service instead of a server. Stubs use it like any other.
+
+It owns one real channel per endpoint and event loop, opened by the first call that goes there. Who gets a call is the
+balancer's affair, what happens to a call is in `_call`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import threading
+import weakref
+from collections.abc import Callable, Collection, Coroutine, Sequence
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from clientlb import events
+from clientlb.balancer import Balancer
+from clientlb.endpoint import Endpoint
+from clientlb.grpc._connectivity import State, aggregate
+from clientlb.grpc._errors import AioChannelClosedError
+from clientlb.grpc._links import Links
+from clientlb.grpc._target import ChannelOptions, credentials_of, options_of, target_of
+from clientlb.grpc._verdict import Idempotence
+from clientlb.grpc.aio._methods import StreamStream, StreamUnary, UnaryStream, UnaryUnary
+from clientlb.services import Services
+
+
+class LoopLinks(Links[grpc.aio.Channel]):
+    """The channels of one event loop, with what else belongs to that loop.
+
+    Args:
+        loop: The event loop.
+        balancer: Says who is still there.
+        connect: Opens a channel.
+
+    Attributes:
+        paused: Calls that run no attempt at the moment.
+        running: What is to be done at the end of the attempts that run.
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, balancer: Balancer, connect: Callable[[Endpoint], grpc.aio.Channel]
+    ) -> None:
+        super().__init__(balancer, connect, lambda channel: self.spawn(channel.close()))
+        self.loop = loop
+        self.paused: set[Any] = set()
+        self.running: set[Any] = set()
+        self.changed = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run something that nobody awaits."""
+        task = self.loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def tidy_if_leaving(self) -> None:
+        """Called at the end of every call: was it the last one of an endpoint that has left?"""
+        if self.leaving:
+            self.tidy()
+
+    def endpoints_changed(self) -> None:
+        """Discovery has delivered another list. Called on the loop."""
+        self.tidy()
+        self.news()
+
+    def news(self) -> None:
+        """Wake who waits for a change of the connectivity."""
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+    async def close(self, grace: float | None) -> None:
+        """Close every channel, after `grace` seconds for the calls that run."""
+        for call in list(self.paused):
+            call.cancel()
+        await asyncio.gather(*(channel.close(grace) for channel in self.take_all()))
+        self.news()
+        others = self._tasks - {asyncio.current_task()}
+        if others:
+            await asyncio.wait(others)
+
+
+class Channel(grpc.aio.Channel):
+    """A balanced channel; `channel` makes it and says what its arguments are."""
+
+    def __init__(
+        self,
+        service: str,
+        services: Services,
+        *,
+        credentials: grpc.ChannelCredentials | None = None,
+        options: ChannelOptions | None = None,
+        compression: grpc.Compression | None = None,
+        interceptors: Sequence[grpc.aio.ClientInterceptor] = (),
+        idempotent: bool | Collection[str] = False,
+    ) -> None:
+        self.service = service
+        self.idempotence = Idempotence(idempotent)
+        self._services = services
+        self._credentials = credentials
+        self._options = options
+        self._compression = compression
+        self._interceptors = list(interceptors)
+        self._closed = False
+        self._balancer = services[service]
+        self._begin()
+        self._hook = _hook(self, services)
+        services.add_hook(self._hook)
+        _survive_forks(self)
+
+    def _begin(self) -> None:
+        """Make everything that does not survive a fork."""
+        self._lock = threading.Lock()
+        self._last_used: LoopLinks | None = None
+        self._by_loop: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LoopLinks] = weakref.WeakKeyDictionary()
+
+    def balancer(self) -> Balancer:
+        """Whoever picks the endpoint of the next call.
+
+        Raises:
+            ClosedError: This channel or its `Services` is closed.
+        """
+        if self._closed:
+            raise AioChannelClosedError("Channel is closed.")
+        return self._services[self.service]
+
+    def links(self) -> LoopLinks:
+        """The channels of the running event loop."""
+        loop = asyncio.get_running_loop()
+        links = self._last_used
+        if links is not None and links.loop is loop:
+            return links
+        with self._lock:
+            links = self._by_loop.get(loop)
+            if links is None:
+                links = self._by_loop[loop] = LoopLinks(loop, self._balancer, self._connect)
+            self._last_used = links
+        return links
+
+    def _connect(self, endpoint: Endpoint) -> grpc.aio.Channel:
+        credentials = credentials_of(endpoint, self._credentials)
+        options = options_of(self.service, self._options, secure=credentials is not None)
+        target = target_of(endpoint)
+        if credentials is None:
+            return grpc.aio.insecure_channel(target, options, self._compression, self._interceptors)
+        return grpc.aio.secure_channel(target, credentials, options, self._compression, self._interceptors)
+
+    # ------------------------------------------------------------------ methods
+
+    def unary_unary(  # type: ignore[override]
+        self,
+        method: str,
+        request_serializer: Callable[[Any], bytes] | None = None,
+        response_deserializer: Callable[[bytes], Any] | None = None,
+        _registered_method: bool | None = False,
+    ) -> UnaryUnary:
+        """Make what calls a method with one request and one response."""
+        return UnaryUnary(self, "unary_unary", method, request_serializer, response_deserializer, _registered_method)
+
+    def unary_stream(  # type: ignore[override]
+        self,
+        method: str,
+        request_serializer: Callable[[Any], bytes] | None = None,
+        response_deserializer: Callable[[bytes], Any] | None = None,
+        _registered_method: bool | None = False,
+    ) -> UnaryStream:
+        """Make what calls a method with one request and a stream of responses."""
+        return UnaryStream(self, "unary_stream", method, request_serializer, response_deserializer, _registered_method)
+
+    def stream_unary(  # type: ignore[override]
+        self,
+        method: str,
+        request_serializer: Callable[[Any], bytes] | None = None,
+        response_deserializer: Callable[[bytes], Any] | None = None,
+        _registered_method: bool | None = False,
+    ) -> StreamUnary:
+        """Make what calls a method with a stream of requests and one response."""
+        return StreamUnary(self, "stream_unary", method, request_serializer, response_deserializer, _registered_method)
+
+    def stream_stream(  # type: ignore[override]
+        self,
+        method: str,
+        request_serializer: Callable[[Any], bytes] | None = None,
+        response_deserializer: Callable[[bytes], Any] | None = None,
+        _registered_method: bool | None = False,
+    ) -> StreamStream:
+        """Make what calls a method with streams both ways."""
+        return StreamStream(
+            self, "stream_stream", method, request_serializer, response_deserializer, _registered_method
+        )
+
+    # ------------------------------------------------------------------ connectivity
+
+    def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
+        """The connectivity of the service: READY means that one of its endpoints at least is connected.
+
+        A connection is known of an endpoint only after the first call to it; `try_to_connect` connects to all of them.
+        """
+        if self._closed:
+            return State.SHUTDOWN
+        links = self.links()
+        channels = links.open_all() if try_to_connect else links.current
+        return aggregate(channel.get_state(try_to_connect) for channel in channels)
+
+    async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
+        """Wait until the connectivity differs from `last_observed_state`."""
+        while self.get_state() is last_observed_state:
+            links = self.links()
+            waits = [links.changed.wait()]
+            waits += [channel.wait_for_state_change(channel.get_state()) for channel in links.current]
+            tasks = [asyncio.ensure_future(wait) for wait in waits]
+            try:
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def channel_ready(self) -> None:
+        """Wait until a call could be sent at once."""
+        while (state := self.get_state(try_to_connect=True)) is not State.READY:
+            if state is State.SHUTDOWN:
+                raise AioChannelClosedError("Channel is closed.")
+            await self.wait_for_state_change(state)
+
+    # ------------------------------------------------------------------ life
+
+    async def close(self, grace: float | None = None) -> None:
+        """Close every connection. Idempotent. The `Services` stay open.
+
+        Args:
+            grace: Seconds for which running calls may go on; then, or at once when None, they end as cancelled.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        self._services.remove_hook(self._hook)
+        here = asyncio.get_running_loop()
+        with self._lock:
+            everywhere = list(self._by_loop.values())
+        for links in everywhere:
+            if links.loop is not here:
+                _on_loop(links, lambda links=links: links.spawn(links.close(grace)))  # type: ignore[misc]
+        for links in everywhere:
+            if links.loop is here:
+                await links.close(grace)
+
+    async def __aenter__(self) -> Channel:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"<clientlb.grpc.aio.Channel {self.service!r}{' closed' if self._closed else ''}>"
+
+    def endpoints_changed(self) -> None:
+        """Discovery has delivered another list."""
+        with self._lock:
+            everywhere = list(self._by_loop.values())
+        for links in everywhere:
+            _on_loop(links, links.endpoints_changed)
+
+    def after_fork(self) -> None:
+        """In a forked child: the parent's channels are of no use here, and must not be closed here either."""
+        _inherited.append(list(self._by_loop.items()))
+        self._begin()
+
+
+def _on_loop(links: LoopLinks, function: Callable[[], None]) -> None:
+    with contextlib.suppress(RuntimeError):  # a closed loop has taken its calls with it
+        links.loop.call_soon_threadsafe(function)
+
+
+def _hook(channel: Channel, services: Services) -> events.EventHook:
+    """Tell a channel about changes, as long as somebody else holds it."""
+    reference = weakref.ref(channel)
+    service = channel.service
+
+    def hook(event: events.Event) -> None:
+        if type(event) is events.EndpointsChanged and event.service == service:
+            found = reference()
+            if found is None:
+                services.remove_hook(hook)
+            else:
+                found.endpoints_changed()
+
+    return hook
+
+
+_alive: weakref.WeakSet[Channel] = weakref.WeakSet()
+_inherited: list[Any] = []
+_fork_hook_set = False
+
+
+def _survive_forks(channel: Channel) -> None:
+    global _fork_hook_set
+    _alive.add(channel)
+    if not _fork_hook_set:
+        _fork_hook_set = True
+        os.register_at_fork(after_in_child=_renew_all)
+
+
+def _renew_all() -> None:
+    for channel in list(_alive):
+        channel.after_fork()

@@ -1,0 +1,95 @@
+"""Exchange: what one aio call sends, however often and wherever to. The twin of `clientlb.grpc._exchange`."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from clientlb.balancer import Balancer
+from clientlb.call import Attempt
+from clientlb.errors import NoEndpointsError
+from clientlb.grpc._errors import AioNoEndpointsRpcError, code_without_endpoints
+from clientlb.grpc._requests import AsyncRequests
+from clientlb.grpc._verdict import metadata_of_attempt, verdict
+from clientlb.grpc.aio._call import status_of
+from clientlb.outcome import SUCCEEDED, Outcome, Verdict
+
+if TYPE_CHECKING:
+    from clientlb.grpc.aio._channel import LoopLinks
+    from clientlb.grpc.aio._methods import Method
+
+_RETRYABLE = Outcome.RETRYABLE
+
+
+class Exchange:
+    """The request of one call with everything that the caller has said about it.
+
+    Args:
+        method: What is called.
+        balancer: Of the service.
+        links: The channels of this event loop.
+        request: One request, an `AsyncRequests`, or None when the caller writes requests one by one.
+        timeout: Seconds for the whole call.
+        metadata: The caller's.
+        arguments: credentials, wait_for_ready and compression, for gRPC.
+    """
+
+    __slots__ = ("_arguments", "_metadata", "_method", "_request", "balancer", "deadline", "links", "timeout")
+
+    def __init__(
+        self,
+        method: Method,
+        balancer: Balancer,
+        links: LoopLinks,
+        request: Any,
+        timeout: float | None,
+        metadata: Any,
+        **arguments: Any,
+    ) -> None:
+        self.balancer = balancer
+        self.links = links
+        self.timeout = timeout
+        self.deadline = None if timeout is None else balancer.clock() + timeout
+        self._method = method
+        self._request = request
+        self._metadata = metadata
+        self._arguments = arguments
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop of the call."""
+        return self.links.loop
+
+    def start(self, attempt: Attempt) -> Any:
+        """Send the request to the endpoint of an attempt; returns the call of `grpc.aio`."""
+        request = self._request
+        return self._method.at(self.links, attempt.pick.node)(
+            aiter(request) if isinstance(request, AsyncRequests) else request,
+            timeout=self.time_remaining(),
+            metadata=metadata_of_attempt(self._metadata, attempt.number),
+            **self._arguments,
+        )
+
+    def verdict(self, attempt: Attempt, ended: Any) -> Verdict:
+        """Say what the end of an attempt means."""
+        code, details, trailing_metadata = status_of(ended)
+        if code is grpc.StatusCode.OK:
+            return SUCCEEDED
+        codes = self.balancer.options.retry.codes
+        found = verdict(code, details, trailing_metadata, attempt.pick.endpoint, codes)
+        if found.outcome is _RETRYABLE and isinstance(self._request, AsyncRequests) and not self._request.replayable:
+            return Verdict(Outcome.FAILURE, f"{found.reason}, in the midst of the request stream")
+        return found
+
+    def time_remaining(self) -> float | None:
+        """Seconds until the deadline of the whole call, not below 0; None without one."""
+        return None if self.deadline is None else max(0.0, self.deadline - self.balancer.clock())
+
+    def no_endpoints(self, error: NoEndpointsError) -> AioNoEndpointsRpcError:
+        """The same error as one of gRPC's."""
+        patience = self.balancer.options.wait_for_endpoints
+        made = AioNoEndpointsRpcError(code_without_endpoints(self.timeout, patience), details=str(error))
+        made.__cause__ = error
+        return made

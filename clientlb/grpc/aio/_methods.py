@@ -1,0 +1,130 @@
+"""The four kinds of methods of the aio channel, as stubs call them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, Iterable
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import grpc
+import grpc.aio
+
+from clientlb.call import call
+from clientlb.grpc._links import Link
+from clientlb.grpc._requests import AsyncRequests
+from clientlb.grpc.aio._call import BalancedCall, StreamStreamCall, StreamUnaryCall, UnaryStreamCall, UnaryUnaryCall
+from clientlb.grpc.aio._exchange import Exchange
+from clientlb.node import Node
+
+if TYPE_CHECKING:
+    from clientlb.grpc.aio._channel import Channel, LoopLinks
+
+
+class Method:
+    """A method of the service, at whichever endpoint.
+
+    Args:
+        channel: The balanced channel.
+        arity: Name of the method of `grpc.aio.Channel` that makes its like, such as `"unary_unary"`.
+        name: Full name of the method.
+        arguments: The serializers, and whatever else generated code gives.
+    """
+
+    kind: type[BalancedCall]
+
+    def __init__(self, channel: Channel, arity: str, name: str, *arguments: Any) -> None:
+        self._channel = channel
+        self._arity = arity
+        self._name = name
+        self._arguments = arguments
+        self._idempotent = channel.idempotence.of(name)
+        self._at: WeakKeyDictionary[Link[grpc.aio.Channel], Any] = WeakKeyDictionary()
+
+    def at(self, links: LoopLinks, node: Node) -> Any:
+        """The same method of the channel to one endpoint."""
+        link = links[node]
+        return self._at.get(link) or self._open(link)
+
+    def _open(self, link: Link[grpc.aio.Channel]) -> Any:
+        made = self._at[link] = getattr(link.channel, self._arity)(self._name, *self._arguments)
+        return made
+
+    def _start(
+        self,
+        request: Any,
+        timeout: float | None,
+        metadata: Any,
+        credentials: grpc.CallCredentials | None,
+        wait_for_ready: bool | None,
+        compression: grpc.Compression | None,
+        *,
+        replayable: bool = True,
+    ) -> Any:
+        balancer = self._channel.balancer()
+        exchange = Exchange(
+            self,
+            balancer,
+            self._channel.links(),
+            request,
+            timeout,
+            metadata,
+            credentials=credentials,
+            wait_for_ready=wait_for_ready,
+            compression=compression,
+        )
+        steps = call(balancer, idempotent=self._idempotent, replayable=replayable, deadline=exchange.deadline)
+        return self.kind(exchange, steps)
+
+
+class _UnaryRequest(Method):
+    def __call__(
+        self,
+        request: Any,
+        *,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        return self._start(request, timeout, metadata, credentials, wait_for_ready, compression)
+
+
+class _StreamRequest(Method):
+    def __call__(
+        self,
+        request_iterator: AsyncIterable[Any] | Iterable[Any] | None = None,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        if request_iterator is None:
+            return self._start(None, timeout, metadata, credentials, wait_for_ready, compression, replayable=False)
+        requests = AsyncRequests(request_iterator)
+        return self._start(requests, timeout, metadata, credentials, wait_for_ready, compression)
+
+
+class UnaryUnary(_UnaryRequest, grpc.aio.UnaryUnaryMultiCallable):  # type: ignore[type-arg]
+    """One request, one response."""
+
+    kind = UnaryUnaryCall
+
+
+class UnaryStream(_UnaryRequest, grpc.aio.UnaryStreamMultiCallable):  # type: ignore[type-arg]
+    """One request, a stream of responses."""
+
+    kind = UnaryStreamCall
+
+
+class StreamUnary(_StreamRequest, grpc.aio.StreamUnaryMultiCallable):  # type: ignore[type-arg]
+    """A stream of requests, one response."""
+
+    kind = StreamUnaryCall
+
+
+class StreamStream(_StreamRequest, grpc.aio.StreamStreamMultiCallable):  # type: ignore[type-arg]
+    """A stream of requests, a stream of responses."""
+
+    kind = StreamStreamCall
