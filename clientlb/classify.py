@@ -1,59 +1,87 @@
 """What an exception says about an endpoint, when no shell knows better: picks by hand and the decorator.
 
-Network trouble of the standard library (`OSError`, which `requests` and `aiohttp` derive from as well, `TimeoutError`,
-`EOFError`) and of httpx, httpx2, http.client and gRPC counts against the endpoint. Every other exception is taken for
-the caller's own and is ignored: five `KeyError`s must not eject a healthy server.
+Network trouble of the standard library, of requests, aiohttp, httpx, httpx2 and gRPC counts against the endpoint. An
+exception that carries an HTTP status (`raise_for_status`) or a gRPC code is judged by it. Every other exception is taken
+for the caller's own and is ignored: five `KeyError`s must not eject a healthy server.
 """
 
 from __future__ import annotations
 
 import sys
 
+from clientlb.options import RETRYABLE_CODES, RETRYABLE_STATUSES
 from clientlb.outcome import Outcome, Verdict
 
-_NETWORK = (OSError, EOFError)
-_NEVER_SENT = ("ConnectError", "ConnectTimeout", "PoolTimeout")
-_RETRYABLE_CODES = ("UNAVAILABLE", "RESOURCE_EXHAUSTED")
-_CALLERS_OWN_CODES = (
-    "INVALID_ARGUMENT",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "UNAUTHENTICATED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
+_NETWORK = (OSError, EOFError)  # requests' and most of aiohttp's exceptions are OSErrors as well
+_FILES = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
+_NEVER_SENT = ("ConnectError", "ConnectTimeout", "PoolTimeout", "ClientConnectorError")
+_ANSWERS = frozenset(
+    {
+        "OK",
+        "INVALID_ARGUMENT",
+        "NOT_FOUND",
+        "ALREADY_EXISTS",
+        "PERMISSION_DENIED",
+        "UNAUTHENTICATED",
+        "FAILED_PRECONDITION",
+        "ABORTED",
+        "OUT_OF_RANGE",
+        "UNIMPLEMENTED",
+    }
 )
+"""gRPC codes with which a server that works answers a call that cannot be served."""
 
 
 def classify_exception(error: BaseException) -> Verdict:
     """Say what an exception that ended an attempt means for its endpoint."""
     name = type(error).__name__
-    if isinstance(error, ConnectionRefusedError):
-        return Verdict(Outcome.RETRYABLE, name, sent=False)
-    if isinstance(error, _NETWORK):
-        return Verdict(Outcome.RETRYABLE, name)
-    for flavour in ("httpx", "httpx2"):
-        module = sys.modules.get(flavour)  # imported by whoever raised its exception, or it is not one of them
-        if module is not None and isinstance(error, module.TransportError):
-            return Verdict(Outcome.RETRYABLE, name, sent=name not in _NEVER_SENT)
-    http_client = sys.modules.get("http.client")
-    if http_client is not None and isinstance(error, http_client.HTTPException):
-        return Verdict(Outcome.RETRYABLE, name)
-    grpc = sys.modules.get("grpc")
+    if not isinstance(error, Exception):
+        return Verdict(Outcome.IGNORED, name)  # the program is being stopped, or the call cancelled
+    status = _http_status(error)
+    if status is not None:
+        return classify_status(status)
+    grpc = sys.modules.get("grpc")  # imported by whoever raised its exception, or it is not one of them
     if grpc is not None and isinstance(error, grpc.RpcError):
         code = getattr(error, "code", None)
         return classify_code(code().name if callable(code) and code() is not None else "UNKNOWN")
+    if isinstance(error, ConnectionRefusedError) or (isinstance(error, _network()) and name in _NEVER_SENT):
+        return Verdict(Outcome.RETRYABLE, name, sent=False)
+    if isinstance(error, _network()) and not isinstance(error, _FILES):
+        return Verdict(Outcome.RETRYABLE, name)
     return Verdict(Outcome.IGNORED, name)
 
 
-def classify_code(code: str, retryable: frozenset[str] | tuple[str, ...] = _RETRYABLE_CODES) -> Verdict:
+def classify_status(status: int, retryable: frozenset[int] = RETRYABLE_STATUSES) -> Verdict:
+    """Say what an HTTP status means for the endpoint that answered with it."""
+    if status in retryable:
+        return Verdict(Outcome.RETRYABLE, str(status))
+    return Verdict(Outcome.FAILURE if status >= 500 else Outcome.SUCCESS, str(status))
+
+
+def classify_code(code: str, retryable: frozenset[str] = RETRYABLE_CODES) -> Verdict:
     """Say what a gRPC status code means for the endpoint that answered with it."""
     if code in retryable:
         return Verdict(Outcome.RETRYABLE, code)
     if code == "CANCELLED":
         return Verdict(Outcome.IGNORED, code)
-    if code == "OK" or code in _CALLERS_OWN_CODES:
-        return Verdict(Outcome.SUCCESS, code)  # an answer: the server works
-    return Verdict(Outcome.FAILURE, code)
+    return Verdict(Outcome.SUCCESS if code in _ANSWERS else Outcome.FAILURE, code)
+
+
+def _network() -> tuple[type[BaseException], ...]:
+    flavours = (sys.modules.get(name) for name in ("httpx", "httpx2", "aiohttp", "http.client"))
+    names = ("TransportError", "ClientConnectionError", "HTTPException")
+    found = [getattr(module, name) for module in flavours if module for name in names if hasattr(module, name)]
+    return (*_NETWORK, *found)
+
+
+def _http_status(error: BaseException) -> int | None:
+    """The status that an exception carries: urllib's `code`, aiohttp's `status`, requests' and httpx's `response`."""
+    response = getattr(error, "response", None)
+    for status in (
+        getattr(response, "status_code", None),
+        getattr(error, "status", None),
+        getattr(error, "code", None),
+    ):
+        if isinstance(status, int) and 100 <= status <= 599:
+            return status
+    return None

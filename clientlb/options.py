@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 POLICY_NAMES = ("peak_ewma", "p2c", "round_robin", "random")
 
 _IDEMPOTENT_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})  # RFC 9110, 9.2.2
-_RETRYABLE_STATUSES = frozenset({429, 502, 503, 504})
-_RETRYABLE_CODES = frozenset({"UNAVAILABLE", "RESOURCE_EXHAUSTED"})
+RETRYABLE_STATUSES = frozenset({429, 502, 503, 504})
+RETRYABLE_CODES = frozenset({"UNAVAILABLE", "RESOURCE_EXHAUSTED"})
 
 
 def require_int(name: str, value: object, least: int) -> None:
@@ -122,8 +122,8 @@ class RetryOptions:
     stop: Callable[[RetryCallState], bool] = field(default_factory=lambda: stop_after_attempt(3))
     wait: Callable[[RetryCallState], float] = field(default_factory=full_jitter)
     methods: frozenset[str] = _IDEMPOTENT_METHODS
-    statuses: frozenset[int] = _RETRYABLE_STATUSES
-    codes: frozenset[str] = _RETRYABLE_CODES
+    statuses: frozenset[int] = RETRYABLE_STATUSES
+    codes: frozenset[str] = RETRYABLE_CODES
     budget: BudgetOptions = BudgetOptions()
 
     def __post_init__(self) -> None:

@@ -37,17 +37,17 @@ def channel(
         services: Where it is found. The channel borrows it: closing the channel leaves it open.
         credentials: As for `grpc.secure_channel`. None (default) means plain text, except for endpoints whose registry
             says that they speak TLS.
-        options: Channel arguments for the channel to each endpoint. They win over ours: no HTTP proxy, a subchannel pool
-            of our own (so that children of a fork can call), fast reconnection (0.1 to 2 s).
+        options: Channel arguments for the channel to each endpoint. They win over ours: no HTTP proxy, a subchannel
+            pool of our own (so that children of a fork can call), fast reconnection (0.1 to 2 s).
         compression: Of requests, unless a call says otherwise.
         interceptors: Client interceptors; they see a call once, however many attempts it takes.
         idempotent: The methods that may safely reach two servers: True for all, or their full names, such as
             `"shop.Orders/Get"`. Others (default: all) are repeated only if the server surely never saw them. gRPC has
             no way to tell, so you have to.
 
-    A call fails with the error of its last attempt, a `grpc.RpcError`. When no endpoint becomes known in time, that is a
-    `NoEndpointsRpcError` with the code UNAVAILABLE. `timeout` is the deadline of the whole call, all attempts included;
-    `wait_for_ready` makes a call wait for the endpoint that was picked instead of trying another one.
+    A call fails with the error of its last attempt, a `grpc.RpcError`. When no endpoint becomes known in time, that is
+    a `NoEndpointsRpcError` with the code UNAVAILABLE. `timeout` is the deadline of the whole call, all attempts
+    included; `wait_for_ready` makes a call wait for the endpoint that was picked instead of trying another one.
 
     Raises:
         ClosedError: The `Services` are closed.

@@ -1,33 +1,30 @@
 """Channel: a `grpc.Channel` for a service instead of a server. Stubs and interceptors use it like any other.
 
-It owns one real channel per endpoint, opened by the first call that goes there. Who gets a call is the balancer's affair,
-what happens to a call is in `_methods` (blocking) and `_future` (everything else).
+It owns one real channel per endpoint, opened by the first call that goes there. Who gets a call is the balancer's
+affair, what happens to a call is in `_methods` (blocking) and `_future` (everything else).
 """
 
 from __future__ import annotations
 
-import os
 import threading
-import weakref
 from collections.abc import Callable, Collection
 from typing import Any
 
 import grpc
 
-from clientlb import events
-from clientlb.balancer import Balancer
 from clientlb.endpoint import Endpoint
+from clientlb.errors import ClosedError
+from clientlb.grpc._base import ServiceChannel
 from clientlb.grpc._connectivity import Callback, Watch
 from clientlb.grpc._errors import ChannelClosedError
 from clientlb.grpc._later import Later
 from clientlb.grpc._links import Links
 from clientlb.grpc._methods import StreamStream, StreamUnary, UnaryStream, UnaryUnary
-from clientlb.grpc._target import ChannelOptions, credentials_of, options_of, target_of
-from clientlb.grpc._verdict import Idempotence
+from clientlb.grpc._target import ChannelOptions
 from clientlb.services import Services
 
 
-class Channel(grpc.Channel):
+class Channel(ServiceChannel, grpc.Channel):
     """A balanced channel; `channel` makes it and says what its arguments are."""
 
     def __init__(
@@ -40,20 +37,9 @@ class Channel(grpc.Channel):
         compression: grpc.Compression | None = None,
         idempotent: bool | Collection[str] = False,
     ) -> None:
-        self.service = service
-        self.idempotence = Idempotence(idempotent)
-        self._services = services
-        self._credentials = credentials
-        self._options = options
-        self._compression = compression
-        self._closed = False
-        self._balancer = services[service]
-        self._begin()
-        self._hook = _hook(self, services)
-        services.add_hook(self._hook)
-        _survive_forks(self)
+        super().__init__(service, services, credentials, options, compression, idempotent)
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
         """Make everything that does not survive a fork."""
         self.links: Links[grpc.Channel] = Links(self._balancer, self._connect, lambda channel: channel.close())
         self._watch = Watch()
@@ -62,20 +48,16 @@ class Channel(grpc.Channel):
         self._paused: dict[Any, Callable[[], None] | None] = {}
         self._kept: set[Any] = set()
 
-    def balancer(self) -> Balancer:
-        """Whoever picks the endpoint of the next call.
+    def inherited(self) -> Any:
+        """In a forked child: what belongs to the parent."""
+        return self.links, self._watch, self._kept, self._paused
 
-        Raises:
-            ClosedError: This channel or its `Services` is closed.
-        """
-        if self._closed:
-            raise ChannelClosedError("Cannot invoke RPC on closed channel!")
-        return self._services[self.service]
+    def closed_error(self) -> ClosedError:
+        """What a call gets after `close`."""
+        return ChannelClosedError("Cannot invoke RPC on closed channel!")
 
     def _connect(self, endpoint: Endpoint) -> grpc.Channel:
-        credentials = credentials_of(endpoint, self._credentials)
-        options = options_of(self.service, self._options, secure=credentials is not None)
-        target = target_of(endpoint)
+        target, credentials, options = self.arguments(endpoint)
         if credentials is None:
             made = grpc.insecure_channel(target, options, self._compression)
         else:
@@ -86,7 +68,7 @@ class Channel(grpc.Channel):
 
     # ------------------------------------------------------------------ methods
 
-    def unary_unary(  # type: ignore[override]
+    def unary_unary(
         self,
         method: str,
         request_serializer: Callable[[Any], bytes] | None = None,
@@ -94,11 +76,9 @@ class Channel(grpc.Channel):
         _registered_method: bool | None = False,
     ) -> UnaryUnary:
         """Make what calls a method with one request and one response."""
-        return UnaryUnary(
-            self, "unary_unary", method, request_serializer, response_deserializer, _registered_method
-        )
+        return UnaryUnary(self, "unary_unary", method, request_serializer, response_deserializer, _registered_method)
 
-    def unary_stream(  # type: ignore[override]
+    def unary_stream(
         self,
         method: str,
         request_serializer: Callable[[Any], bytes] | None = None,
@@ -106,11 +86,9 @@ class Channel(grpc.Channel):
         _registered_method: bool | None = False,
     ) -> UnaryStream:
         """Make what calls a method with one request and a stream of responses."""
-        return UnaryStream(
-            self, "unary_stream", method, request_serializer, response_deserializer, _registered_method
-        )
+        return UnaryStream(self, "unary_stream", method, request_serializer, response_deserializer, _registered_method)
 
-    def stream_unary(  # type: ignore[override]
+    def stream_unary(
         self,
         method: str,
         request_serializer: Callable[[Any], bytes] | None = None,
@@ -118,11 +96,9 @@ class Channel(grpc.Channel):
         _registered_method: bool | None = False,
     ) -> StreamUnary:
         """Make what calls a method with a stream of requests and one response."""
-        return StreamUnary(
-            self, "stream_unary", method, request_serializer, response_deserializer, _registered_method
-        )
+        return StreamUnary(self, "stream_unary", method, request_serializer, response_deserializer, _registered_method)
 
-    def stream_stream(  # type: ignore[override]
+    def stream_stream(
         self,
         method: str,
         request_serializer: Callable[[Any], bytes] | None = None,
@@ -196,10 +172,8 @@ class Channel(grpc.Channel):
 
     def close(self) -> None:
         """Close every connection; running calls end as CANCELLED. Idempotent. The `Services` stay open."""
-        if self._closed:
+        if not self.stop_listening():
             return
-        self._closed = True
-        self._services.remove_hook(self._hook)
         with self._lock:
             paused = list(self._paused)
         for call in paused:
@@ -214,45 +188,3 @@ class Channel(grpc.Channel):
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def __repr__(self) -> str:
-        return f"<clientlb.grpc.Channel {self.service!r}{' closed' if self._closed else ''}>"
-
-    def after_fork(self) -> None:
-        """In a forked child: the parent's channels are of no use here, and must not be closed here either."""
-        _inherited.append((self.links, self._kept, self._paused))
-        self._begin()
-
-
-def _hook(channel: Channel, services: Services) -> events.EventHook:
-    """Tell a channel about changes, as long as somebody else holds it."""
-    reference = weakref.ref(channel)
-    service = channel.service
-
-    def hook(event: events.Event) -> None:
-        if type(event) is events.EndpointsChanged and event.service == service:
-            found = reference()
-            if found is None:
-                services.remove_hook(hook)
-            else:
-                found.endpoints_changed()
-
-    return hook
-
-
-_alive: weakref.WeakSet[Channel] = weakref.WeakSet()
-_inherited: list[Any] = []
-_fork_hook_set = False
-
-
-def _survive_forks(channel: Channel) -> None:
-    global _fork_hook_set
-    _alive.add(channel)
-    if not _fork_hook_set:
-        _fork_hook_set = True
-        os.register_at_fork(after_in_child=_renew_all)
-
-
-def _renew_all() -> None:
-    for channel in list(_alive):
-        channel.after_fork()

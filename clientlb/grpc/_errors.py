@@ -13,8 +13,6 @@ import grpc.aio
 
 from clientlb.errors import ClosedError, NoEndpointsError
 
-Metadata = tuple[tuple[str, str | bytes], ...]
-
 
 class LocalRpcError(grpc.RpcError, grpc.Call):
     """The end of a call that has not reached any server."""
@@ -36,11 +34,11 @@ class LocalRpcError(grpc.RpcError, grpc.Call):
         """The same as `details`, with the code."""
         return f"{self._code.name}: {self._details}"
 
-    def initial_metadata(self) -> Metadata:
+    def initial_metadata(self) -> Any:
         """None was received."""
         return ()
 
-    def trailing_metadata(self) -> Metadata:
+    def trailing_metadata(self) -> Any:
         """None was received."""
         return ()
 
@@ -48,7 +46,7 @@ class LocalRpcError(grpc.RpcError, grpc.Call):
         """It is over."""
         return False
 
-    def time_remaining(self) -> float | None:
+    def time_remaining(self) -> float | None:  # type: ignore[override]
         """It is over."""
         return None
 
@@ -67,7 +65,7 @@ class LocalRpcError(grpc.RpcError, grpc.Call):
 
 
 class NoEndpointsRpcError(LocalRpcError, NoEndpointsError):
-    """No endpoint of the service became known in time; UNAVAILABLE, or DEADLINE_EXCEEDED if the call's deadline came first."""
+    """No endpoint became known in time: UNAVAILABLE, or DEADLINE_EXCEEDED if the call's own deadline came first."""
 
 
 class AioNoEndpointsRpcError(grpc.aio.AioRpcError, NoEndpointsError):
@@ -75,7 +73,9 @@ class AioNoEndpointsRpcError(grpc.aio.AioRpcError, NoEndpointsError):
 
     def __init__(self, code: grpc.StatusCode, *metadata: Any, details: str | None = None, **more: Any) -> None:
         # AioRpcError pickles itself with all five arguments by position
-        known = dict(zip(("initial_metadata", "trailing_metadata", "details", "debug_error_string"), metadata, strict=False))
+        known = dict(
+            zip(("initial_metadata", "trailing_metadata", "details", "debug_error_string"), metadata, strict=False)
+        )
         super().__init__(code, **{"details": details, **known, **more})
 
 

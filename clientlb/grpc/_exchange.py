@@ -1,4 +1,4 @@
-"""Exchange: what one call sends, however often and wherever to. It makes attempts and judges them; it decides nothing."""
+"""Exchange: what one call sends, however often and wherever to. It makes and judges attempts; it decides nothing."""
 
 from __future__ import annotations
 
@@ -34,7 +34,17 @@ class Exchange:
         arguments: metadata, credentials, wait_for_ready and compression, for gRPC.
     """
 
-    __slots__ = ("_arguments", "_attempt", "_form", "_metadata", "_method", "_request", "balancer", "deadline", "timeout")
+    __slots__ = (
+        "_arguments",
+        "_attempt",
+        "_form",
+        "_metadata",
+        "_method",
+        "_request",
+        "balancer",
+        "deadline",
+        "timeout",
+    )
 
     def __init__(
         self,

@@ -1,8 +1,8 @@
 """A call without a thread of its own: `future()` and response streams. Each attempt is a future of gRPC's.
 
 When an attempt ends, gRPC's callback asks the steps of the call (`clientlb.call`) what follows. A response stream is
-*committed* once the caller was given something that came from a server, a message or metadata: then that attempt stands,
-whatever happens to it.
+*committed* once the caller was given something that came from a server, a message or metadata: then that attempt
+stands, whatever happens to it.
 
     attempt runs --ends--> verdict --> the next attempt, or a pause and then the next attempt, or the end
          |
@@ -82,7 +82,7 @@ class BalancedFuture(grpc.Call, grpc.Future):  # type: ignore[type-arg]
             self._give_up(error)
 
     def _send(self, attempt: Attempt) -> None:
-        if self._ended:
+        if self.done():
             return
         inner = self._exchange.start(attempt)
         with self._changed:
@@ -252,7 +252,7 @@ class BalancedFuture(grpc.Call, grpc.Future):  # type: ignore[type-arg]
         """Whether the call goes on."""
         return not self._ended
 
-    def time_remaining(self) -> float | None:
+    def time_remaining(self) -> float | None:  # type: ignore[override]
         """Seconds until the deadline of the whole call; None without one."""
         return self._exchange.time_remaining()
 
@@ -358,9 +358,7 @@ class BalancedStream(BalancedFuture):
                     return response
 
 
-def _attempt_ended(
-    reference: weakref.ref[BalancedFuture], exchange: Exchange, steps: Steps, attempt: Attempt
-) -> None:
+def _attempt_ended(reference: weakref.ref[BalancedFuture], exchange: Exchange, steps: Steps, attempt: Attempt) -> None:
     call = reference()
     if call is not None:
         call.attempt_ended(attempt)

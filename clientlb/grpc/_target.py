@@ -14,6 +14,8 @@ import grpc
 
 from clientlb.endpoint import Endpoint
 
+_SINGLE_THREADED = "SingleThreadedUnaryStream"
+
 ChannelOptions = Sequence[tuple[str, Any]]
 
 
@@ -66,6 +68,6 @@ def options_of(service: str, options: ChannelOptions | None, *, secure: bool) ->
     if secure:
         ours["grpc.ssl_target_name_override"] = service
     # a stream that is read on a single thread tells nobody about its end, so its calls in flight could not be counted
-    theirs = [pair for pair in options or () if pair[0] != grpc.experimental.ChannelOptions.SingleThreadedUnaryStream]
+    theirs = [pair for pair in options or () if pair[0] != _SINGLE_THREADED]
     known = {key for key, _ in theirs}
     return [*theirs, *((key, value) for key, value in ours.items() if key not in known)]

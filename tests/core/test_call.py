@@ -6,7 +6,17 @@ import random
 import pytest
 from tenacity import stop_after_attempt, wait_fixed, wait_none
 
-from clientlb import Balancer, BudgetOptions, Endpoint, NoEndpointsError, Options, Outcome, RetryOptions, Verdict, events
+from clientlb import (
+    Balancer,
+    BudgetOptions,
+    Endpoint,
+    NoEndpointsError,
+    Options,
+    Outcome,
+    RetryOptions,
+    Verdict,
+    events,
+)
 from clientlb.call import Attempt, Sleep, Wait, call
 from clientlb.drive import drive, drive_async
 from clientlb.outcome import SUCCEEDED
@@ -70,7 +80,9 @@ def test_retries_go_elsewhere():
         assert bench.in_flight == 1
         attempt.pick.release()
         assert bench.in_flight == 0
-    assert [(event.attempt, event.reason, event.delay) for event in bench.events if isinstance(event, events.Retried)] == [
+    assert [
+        (event.attempt, event.reason, event.delay) for event in bench.events if isinstance(event, events.Retried)
+    ] == [
         (1, "503", 0.1),
         (2, "503", 0.1),
     ]

@@ -40,7 +40,10 @@ from clientlb.policy import POLICIES, PeakEwma, make_policy
         (lambda: RetryOptions(statuses=frozenset({5030})), "statuses has 5030"),
         (lambda: CallOptions(idempotent="yes"), "idempotent is 'yes'"),
         (lambda: CallOptions(retry=3), "retry is 3"),
-        (lambda: CallOptions.of({"idempotant": True}), "call options idempotant do not exist; known: idempotent, retry"),
+        (
+            lambda: CallOptions.of({"idempotant": True}),
+            "call options idempotant do not exist; known: idempotent, retry",
+        ),
         (lambda: CallOptions.of([1]), "give a mapping"),
         (lambda: PeakEwma(decay=0), "decay is 0"),
         (lambda: PeakEwma(failure_factor=0.5), "failure_factor is 0.5"),

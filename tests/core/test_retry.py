@@ -138,5 +138,8 @@ def test_budget_never_grants_more_than_it_has(steps, ratio, reserve):
                 retries.append(now)
         recent_calls = sum(1 for at in calls if at > now - 10)
         recent_retries = sum(1 for at in retries if at > now - 9)
-        assert recent_retries <= ratio * max(recent_calls, len([at for at in calls if at > now - 20])) + reserve * 10 + 1e-6
+        assert (
+            recent_retries
+            <= ratio * max(recent_calls, len([at for at in calls if at > now - 20])) + reserve * 10 + 1e-6
+        )
         assert budget.balance(now) >= -1e-6 or recent_calls < len(calls)

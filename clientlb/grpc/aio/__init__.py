@@ -1,4 +1,4 @@
-"""gRPC for a service instead of a server, for coroutines: `channel("orders", services)` is an ordinary `grpc.aio.Channel`.
+"""gRPC for a service, for coroutines: `channel("orders", services)` is an ordinary `grpc.aio.Channel`.
 
     async with clientlb.grpc.aio.channel("orders", services) as channel:
         stub = OrdersStub(channel)
@@ -38,8 +38,8 @@ def channel(
         services: Where it is found. The channel borrows it: closing the channel leaves it open.
         credentials: As for `grpc.aio.secure_channel`. None (default) means plain text, except for endpoints whose
             registry says that they speak TLS.
-        options: Channel arguments for the channel to each endpoint. They win over ours: no HTTP proxy, a subchannel pool
-            of our own, fast reconnection (0.1 to 2 s).
+        options: Channel arguments for the channel to each endpoint. They win over ours: no HTTP proxy, a subchannel
+            pool of our own, fast reconnection (0.1 to 2 s).
         compression: Of requests, unless a call says otherwise.
         interceptors: Client interceptors of `grpc.aio`; they belong to the endpoints' channels, so they see every
             attempt of a call.
@@ -47,8 +47,8 @@ def channel(
             `"shop.Orders/Get"`. Others (default: all) are repeated only if the server surely never saw them. gRPC has
             no way to tell, so you have to.
 
-    A call fails with the error of its last attempt, a `grpc.aio.AioRpcError`. When no endpoint becomes known in time, that
-    is an `AioNoEndpointsRpcError` with the code UNAVAILABLE. `timeout` is the deadline of the whole call, all attempts
+    A call fails with the error of its last attempt, a `grpc.aio.AioRpcError`. When no endpoint becomes known in time,
+    that is an `AioNoEndpointsRpcError` with the code UNAVAILABLE. `timeout` is the deadline of the whole call, all attempts
     included; `wait_for_ready` makes a call wait for the endpoint that was picked instead of trying another one.
 
     Raises:

@@ -1,16 +1,17 @@
 """The calls of the aio channel: each attempt is a call of `grpc.aio`, and the caller's object stands in front of them.
 
-When an attempt ends, its callback asks the steps of the call (`clientlb.call`) what follows, as in `clientlb.grpc._future`,
-which has the picture; here everything happens on the thread of the event loop, so there is no lock. No task is made for a
-call: a pause between attempts is a timer, and only waiting for the first endpoint takes a task.
+When an attempt ends, its callback asks the steps of the call (`clientlb.call`) what follows, as in
+`clientlb.grpc._future`, which has the picture; here everything happens on the thread of the event loop, so there is no
+lock. No task is made for a call: a pause between attempts is a timer, and only waiting for an endpoint takes one.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -19,10 +20,13 @@ import grpc.aio
 from clientlb.call import Attempt, Sleep, Step, Steps
 from clientlb.drive import add_note
 from clientlb.errors import NoEndpointsError
-from clientlb.outcome import SUCCEEDED, Outcome, Verdict
+from clientlb.grpc.aio._status import Told
+from clientlb.outcome import SUCCEEDED, Outcome
 
 if TYPE_CHECKING:
     from clientlb.grpc.aio._exchange import Exchange
+
+_log = logging.getLogger("clientlb.grpc")
 
 _SUCCESS = Outcome.SUCCESS
 _IGNORED = Outcome.IGNORED
@@ -32,13 +36,14 @@ _CANCELLED = grpc.aio.AioRpcError(grpc.StatusCode.CANCELLED, details="Locally ca
 class Ending:
     """What is to be done at the end of an attempt, whether or not somebody still wants to know.
 
-    The channel holds it while the attempt runs, so that the pick and the steps never become garbage of their own accord.
+    The channel holds it while the attempt runs, so that pick and steps are never garbage by themselves.
     """
 
     __slots__ = ("_attempt", "_exchange", "_reference", "_steps")
 
     def __init__(self, call: BalancedCall, exchange: Exchange, steps: Steps, attempt: Attempt) -> None:
-        self._reference = weakref.ref(call)
+        # a dropped stream is cancelled; a dropped call for one response runs to its end, as in grpc.aio
+        self._reference = weakref.ref(call) if call.ends_when_dropped else lambda: call
         self._exchange = exchange
         self._steps = steps
         self._attempt = attempt
@@ -72,6 +77,8 @@ class BalancedCall(grpc.aio.Call):
         steps: From `clientlb.call`.
     """
 
+    ends_when_dropped = True
+
     def __init__(self, exchange: Exchange, steps: Steps) -> None:
         self._exchange = exchange
         self._steps = steps
@@ -84,6 +91,7 @@ class BalancedCall(grpc.aio.Call):
         self._error: Exception | None = None  # the end of a call that has no attempt to show for it
         self._callbacks: list[Callable[[Any], None]] = []
         self._news: asyncio.Future[None] | None = None
+        self._waiting: asyncio.Task[None] | None = None
         try:
             self._follow(next(steps))
         except BaseException:
@@ -124,7 +132,7 @@ class BalancedCall(grpc.aio.Call):
         if type(step) is Sleep:
             exchange.loop.call_later(step.seconds, self._resume, step)
         else:
-            exchange.links.spawn(self._wait_for_endpoints(step))
+            self._waiting = exchange.links.spawn(self._wait_for_endpoints(step))
 
     async def _wait_for_endpoints(self, step: Step) -> None:
         await self._exchange.balancer.wait_async(step.seconds)  # type: ignore[union-attr]
@@ -198,11 +206,17 @@ class BalancedCall(grpc.aio.Call):
         self._paused = None
         links = self._exchange.links
         links.paused.discard(self)
+        links.kept.discard(self)
         links.tidy_if_leaving()
+        if self._waiting is not None and self._error is not None:
+            self._waiting.cancel()
         self._announce()
         callbacks, self._callbacks = self._callbacks, []
         for callback in callbacks:
-            self._exchange.loop.call_soon(callback, self)
+            try:
+                callback(self)
+            except Exception:
+                _log.exception("a callback of a gRPC call failed")
 
     # ------------------------------------------------------------------ waiting
 
@@ -245,7 +259,7 @@ class BalancedCall(grpc.aio.Call):
         if self._error is None:
             return self._inner
         if isinstance(self._error, grpc.aio.AioRpcError):
-            return _Told(self._error)
+            return Told(self._error)
         raise self._error
 
     async def _persist(self, ask: Callable[[Any], Awaitable[Any]]) -> Any:
@@ -332,161 +346,10 @@ class BalancedCall(grpc.aio.Call):
         if self._ended:
             callback(self)
         else:
+            self._exchange.links.kept.add(self)  # a callback is awaited even if the caller drops the call
             self._callbacks.append(callback)
 
     def __repr__(self) -> str:
         if self._inner is None:
             return f"<{type(self).__name__} {'ended' if self._ended else 'waiting'}>"
         return f"<{type(self).__name__} of {self._inner!r}>"
-
-
-class _UnaryResponse(BalancedCall):
-    """One response: the call is awaited."""
-
-    def __await__(self) -> Generator[Any, None, Any]:
-        while True:
-            inner = self._inner
-            if inner is None or self._error is not None:
-                try:
-                    inner = yield from self._current().__await__()
-                except asyncio.CancelledError:
-                    self.cancel()
-                    raise
-            attempt = self._attempt
-            assert attempt is not None
-            try:
-                response = yield from inner.__await__()
-            except grpc.aio.AioRpcError as error:
-                if not self._superseded(inner, attempt):
-                    add_note(error, attempt)
-                    raise
-            except BaseException as error:  # cancelled, or an interceptor's own
-                self._abort(attempt, error)
-                raise
-            else:
-                self.attempt_ended(attempt)
-                return response
-
-    def _abort(self, attempt: Attempt, error: BaseException) -> None:
-        if self._ended:
-            return
-        self._cancelled = isinstance(error, asyncio.CancelledError)
-        if self._inner is not None and not self._inner.done():
-            self._inner.cancel()
-        self._steps.close()
-        attempt.pick.release(_IGNORED)
-        self._end()
-
-
-class _StreamResponse(BalancedCall):
-    """A stream of responses: the call is iterated over, or read."""
-
-    def __init__(self, exchange: Exchange, steps: Steps) -> None:
-        self._iterator: Any = None
-        self._iterated: Any = None
-        super().__init__(exchange, steps)
-
-    def __aiter__(self) -> AsyncIterator[Any]:
-        return self
-
-    async def __anext__(self) -> Any:
-        if self._committed:
-            return await self._iterator_of(self._inner).__anext__()
-        return await self._receive(lambda inner: self._iterator_of(inner).__anext__())
-
-    async def read(self) -> Any:
-        """The next response, or `grpc.aio.EOF` after the last one."""
-        if self._committed:
-            return await self._inner.read()
-        return await self._receive(lambda inner: inner.read())
-
-    def _iterator_of(self, inner: Any) -> Any:
-        if self._iterated is not inner:
-            self._iterator = aiter(inner)
-            self._iterated = inner
-        return self._iterator
-
-    async def _receive(self, ask: Callable[[Any], Awaitable[Any]]) -> Any:
-        try:
-            response = await self._persist(ask)
-        except asyncio.CancelledError:
-            self.cancel()
-            raise
-        if response is not grpc.aio.EOF:
-            self._commit()
-        return response
-
-
-class _StreamRequest(BalancedCall):
-    """A stream of requests that the caller writes one by one, unless an iterator was given."""
-
-    async def write(self, request: Any) -> None:
-        """Send one request; returns when gRPC has taken it."""
-        await (await self._current()).write(request)
-
-    async def done_writing(self) -> None:
-        """Say that no more requests will come. Idempotent."""
-        await (await self._current()).done_writing()
-
-
-class UnaryUnaryCall(_UnaryResponse, grpc.aio.UnaryUnaryCall):  # type: ignore[type-arg]
-    """A call with one request and one response."""
-
-
-class UnaryStreamCall(_StreamResponse, grpc.aio.UnaryStreamCall):  # type: ignore[type-arg]
-    """A call with one request and a stream of responses."""
-
-
-class StreamUnaryCall(_StreamRequest, _UnaryResponse, grpc.aio.StreamUnaryCall):  # type: ignore[type-arg]
-    """A call with a stream of requests and one response."""
-
-
-class StreamStreamCall(_StreamRequest, _StreamResponse, grpc.aio.StreamStreamCall):  # type: ignore[type-arg]
-    """A call with streams both ways."""
-
-
-class _Told:
-    """The status in an error, told as a call tells it."""
-
-    def __init__(self, error: grpc.aio.AioRpcError) -> None:
-        self._error = error
-
-    async def code(self) -> grpc.StatusCode:
-        return self._error.code()
-
-    async def details(self) -> str | None:
-        return self._error.details()
-
-    async def debug_error_string(self) -> str | None:
-        return self._error.debug_error_string()
-
-    async def initial_metadata(self) -> grpc.aio.Metadata:
-        return grpc.aio.Metadata()
-
-    async def trailing_metadata(self) -> grpc.aio.Metadata:
-        return grpc.aio.Metadata()
-
-
-def status_of(call: Any) -> tuple[grpc.StatusCode, str | None, Any]:
-    """Code, details and trailing metadata of a call of `grpc.aio` that has ended."""
-    code = _at_once(call.code())
-    if code is grpc.StatusCode.OK:
-        return code, None, None
-    if code is None:  # it has not ended after all: its awaiting task was cancelled
-        return grpc.StatusCode.CANCELLED, None, None
-    return code, _at_once(call.details()), _at_once(call.trailing_metadata())
-
-
-def _at_once(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """The result of a coroutine that has nothing to wait for; None if it has."""
-    try:
-        coroutine.send(None)
-    except StopIteration as stop:
-        return stop.value
-    except (Exception, asyncio.CancelledError):  # an interceptor has raised it; whoever awaits the call will see it
-        return None
-    coroutine.close()
-    return None
-
-
-__all__ = ["BalancedCall", "StreamStreamCall", "StreamUnaryCall", "UnaryStreamCall", "UnaryUnaryCall", "Verdict"]

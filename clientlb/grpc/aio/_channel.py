@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import threading
 import weakref
 from collections.abc import Callable, Collection, Coroutine, Sequence
@@ -17,14 +16,14 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from clientlb import events
 from clientlb.balancer import Balancer
 from clientlb.endpoint import Endpoint
+from clientlb.errors import ClosedError
+from clientlb.grpc._base import ServiceChannel
 from clientlb.grpc._connectivity import State, aggregate
 from clientlb.grpc._errors import AioChannelClosedError
 from clientlb.grpc._links import Links
-from clientlb.grpc._target import ChannelOptions, credentials_of, options_of, target_of
-from clientlb.grpc._verdict import Idempotence
+from clientlb.grpc._target import ChannelOptions
 from clientlb.grpc.aio._methods import StreamStream, StreamUnary, UnaryStream, UnaryUnary
 from clientlb.services import Services
 
@@ -40,6 +39,7 @@ class LoopLinks(Links[grpc.aio.Channel]):
     Attributes:
         paused: Calls that run no attempt at the moment.
         running: What is to be done at the end of the attempts that run.
+        kept: Running calls that somebody wants to be called back by.
     """
 
     def __init__(
@@ -49,14 +49,16 @@ class LoopLinks(Links[grpc.aio.Channel]):
         self.loop = loop
         self.paused: set[Any] = set()
         self.running: set[Any] = set()
+        self.kept: set[Any] = set()
         self.changed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run something that nobody awaits."""
         task = self.loop.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     def tidy_if_leaving(self) -> None:
         """Called at the end of every call: was it the last one of an endpoint that has left?"""
@@ -84,7 +86,7 @@ class LoopLinks(Links[grpc.aio.Channel]):
             await asyncio.wait(others)
 
 
-class Channel(grpc.aio.Channel):
+class Channel(ServiceChannel, grpc.aio.Channel):
     """A balanced channel; `channel` makes it and says what its arguments are."""
 
     def __init__(
@@ -98,35 +100,22 @@ class Channel(grpc.aio.Channel):
         interceptors: Sequence[grpc.aio.ClientInterceptor] = (),
         idempotent: bool | Collection[str] = False,
     ) -> None:
-        self.service = service
-        self.idempotence = Idempotence(idempotent)
-        self._services = services
-        self._credentials = credentials
-        self._options = options
-        self._compression = compression
         self._interceptors = list(interceptors)
-        self._closed = False
-        self._balancer = services[service]
-        self._begin()
-        self._hook = _hook(self, services)
-        services.add_hook(self._hook)
-        _survive_forks(self)
+        super().__init__(service, services, credentials, options, compression, idempotent)
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
         """Make everything that does not survive a fork."""
         self._lock = threading.Lock()
         self._last_used: LoopLinks | None = None
         self._by_loop: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LoopLinks] = weakref.WeakKeyDictionary()
 
-    def balancer(self) -> Balancer:
-        """Whoever picks the endpoint of the next call.
+    def inherited(self) -> Any:
+        """In a forked child: what belongs to the parent."""
+        return list(self._by_loop.items())
 
-        Raises:
-            ClosedError: This channel or its `Services` is closed.
-        """
-        if self._closed:
-            raise AioChannelClosedError("Channel is closed.")
-        return self._services[self.service]
+    def closed_error(self) -> ClosedError:
+        """What a call gets after `close`."""
+        return AioChannelClosedError("Channel is closed.")
 
     def links(self) -> LoopLinks:
         """The channels of the running event loop."""
@@ -142,16 +131,14 @@ class Channel(grpc.aio.Channel):
         return links
 
     def _connect(self, endpoint: Endpoint) -> grpc.aio.Channel:
-        credentials = credentials_of(endpoint, self._credentials)
-        options = options_of(self.service, self._options, secure=credentials is not None)
-        target = target_of(endpoint)
+        target, credentials, options = self.arguments(endpoint)
         if credentials is None:
             return grpc.aio.insecure_channel(target, options, self._compression, self._interceptors)
         return grpc.aio.secure_channel(target, credentials, options, self._compression, self._interceptors)
 
     # ------------------------------------------------------------------ methods
 
-    def unary_unary(  # type: ignore[override]
+    def unary_unary(
         self,
         method: str,
         request_serializer: Callable[[Any], bytes] | None = None,
@@ -161,7 +148,7 @@ class Channel(grpc.aio.Channel):
         """Make what calls a method with one request and one response."""
         return UnaryUnary(self, "unary_unary", method, request_serializer, response_deserializer, _registered_method)
 
-    def unary_stream(  # type: ignore[override]
+    def unary_stream(
         self,
         method: str,
         request_serializer: Callable[[Any], bytes] | None = None,
@@ -171,7 +158,7 @@ class Channel(grpc.aio.Channel):
         """Make what calls a method with one request and a stream of responses."""
         return UnaryStream(self, "unary_stream", method, request_serializer, response_deserializer, _registered_method)
 
-    def stream_unary(  # type: ignore[override]
+    def stream_unary(
         self,
         method: str,
         request_serializer: Callable[[Any], bytes] | None = None,
@@ -181,7 +168,7 @@ class Channel(grpc.aio.Channel):
         """Make what calls a method with a stream of requests and one response."""
         return StreamUnary(self, "stream_unary", method, request_serializer, response_deserializer, _registered_method)
 
-    def stream_stream(  # type: ignore[override]
+    def stream_stream(
         self,
         method: str,
         request_serializer: Callable[[Any], bytes] | None = None,
@@ -210,7 +197,7 @@ class Channel(grpc.aio.Channel):
         """Wait until the connectivity differs from `last_observed_state`."""
         while self.get_state() is last_observed_state:
             links = self.links()
-            waits = [links.changed.wait()]
+            waits: list[Coroutine[Any, Any, Any]] = [links.changed.wait()]
             waits += [channel.wait_for_state_change(channel.get_state()) for channel in links.current]
             tasks = [asyncio.ensure_future(wait) for wait in waits]
             try:
@@ -235,10 +222,8 @@ class Channel(grpc.aio.Channel):
         Args:
             grace: Seconds for which running calls may go on; then, or at once when None, they end as cancelled.
         """
-        if self._closed:
+        if not self.stop_listening():
             return
-        self._closed = True
-        self._services.remove_hook(self._hook)
         here = asyncio.get_running_loop()
         with self._lock:
             everywhere = list(self._by_loop.values())
@@ -255,9 +240,6 @@ class Channel(grpc.aio.Channel):
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    def __repr__(self) -> str:
-        return f"<clientlb.grpc.aio.Channel {self.service!r}{' closed' if self._closed else ''}>"
-
     def endpoints_changed(self) -> None:
         """Discovery has delivered another list."""
         with self._lock:
@@ -265,46 +247,7 @@ class Channel(grpc.aio.Channel):
         for links in everywhere:
             _on_loop(links, links.endpoints_changed)
 
-    def after_fork(self) -> None:
-        """In a forked child: the parent's channels are of no use here, and must not be closed here either."""
-        _inherited.append(list(self._by_loop.items()))
-        self._begin()
-
 
 def _on_loop(links: LoopLinks, function: Callable[[], None]) -> None:
     with contextlib.suppress(RuntimeError):  # a closed loop has taken its calls with it
         links.loop.call_soon_threadsafe(function)
-
-
-def _hook(channel: Channel, services: Services) -> events.EventHook:
-    """Tell a channel about changes, as long as somebody else holds it."""
-    reference = weakref.ref(channel)
-    service = channel.service
-
-    def hook(event: events.Event) -> None:
-        if type(event) is events.EndpointsChanged and event.service == service:
-            found = reference()
-            if found is None:
-                services.remove_hook(hook)
-            else:
-                found.endpoints_changed()
-
-    return hook
-
-
-_alive: weakref.WeakSet[Channel] = weakref.WeakSet()
-_inherited: list[Any] = []
-_fork_hook_set = False
-
-
-def _survive_forks(channel: Channel) -> None:
-    global _fork_hook_set
-    _alive.add(channel)
-    if not _fork_hook_set:
-        _fork_hook_set = True
-        os.register_at_fork(after_in_child=_renew_all)
-
-
-def _renew_all() -> None:
-    for channel in list(_alive):
-        channel.after_fork()

@@ -13,7 +13,7 @@ from clientlb.errors import NoEndpointsError
 from clientlb.grpc._errors import AioNoEndpointsRpcError, code_without_endpoints
 from clientlb.grpc._requests import AsyncRequests
 from clientlb.grpc._verdict import metadata_of_attempt, verdict
-from clientlb.grpc.aio._call import status_of
+from clientlb.grpc.aio._status import status_of
 from clientlb.outcome import SUCCEEDED, Outcome, Verdict
 
 if TYPE_CHECKING:

@@ -12,8 +12,9 @@ import grpc.aio
 from clientlb.call import call
 from clientlb.grpc._links import Link
 from clientlb.grpc._requests import AsyncRequests
-from clientlb.grpc.aio._call import BalancedCall, StreamStreamCall, StreamUnaryCall, UnaryStreamCall, UnaryUnaryCall
+from clientlb.grpc.aio._call import BalancedCall
 from clientlb.grpc.aio._exchange import Exchange
+from clientlb.grpc.aio._kinds import StreamStreamCall, StreamUnaryCall, UnaryStreamCall, UnaryUnaryCall
 from clientlb.node import Node
 
 if TYPE_CHECKING:

@@ -1,0 +1,133 @@
+"""What the sync and the aio channel have in common: whose calls they balance, how they hear of changes and forks."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Collection
+from typing import Any
+
+import grpc
+
+from clientlb import events
+from clientlb.balancer import Balancer
+from clientlb.endpoint import Endpoint
+from clientlb.errors import ClosedError
+from clientlb.grpc._target import ChannelOptions, credentials_of, options_of, target_of
+from clientlb.grpc._verdict import Idempotence
+from clientlb.services import Services
+
+
+class ServiceChannel:
+    """A channel to a service. `begin`, `inherited` and `endpoints_changed` are the two kinds' own.
+
+    Args:
+        service: Name of the service.
+        services: Where it is found.
+        credentials: The user's.
+        options: The user's channel arguments.
+        compression: The user's.
+        idempotent: The methods that may be repeated.
+    """
+
+    def __init__(
+        self,
+        service: str,
+        services: Services,
+        credentials: grpc.ChannelCredentials | None,
+        options: ChannelOptions | None,
+        compression: grpc.Compression | None,
+        idempotent: bool | Collection[str],
+    ) -> None:
+        self.service = service
+        self.idempotence = Idempotence(idempotent)
+        self._services = services
+        self._balancer = services[service]
+        self._credentials = credentials
+        self._options = options
+        self._compression = compression
+        self._closed = False
+        self.begin()
+        self._hook = _hook(self)
+        services.add_hook(self._hook)
+        _survive_forks(self)
+
+    def begin(self) -> None:
+        """Make everything that does not survive a fork."""
+
+    def inherited(self) -> Any:
+        """In a forked child: what belongs to the parent."""
+
+    def endpoints_changed(self) -> None:
+        """Discovery has delivered another list; this is its thread."""
+
+    def closed_error(self) -> ClosedError:
+        """What a call gets after `close`."""
+        return ClosedError("the channel is closed")
+
+    def balancer(self) -> Balancer:
+        """Whoever picks the endpoint of the next call.
+
+        Raises:
+            ClosedError: This channel or its `Services` is closed.
+        """
+        if self._closed:
+            raise self.closed_error()
+        return self._services[self.service]
+
+    def stop_listening(self) -> bool:
+        """Begin to close. Returns False when that has happened before."""
+        if self._closed:
+            return False
+        self._closed = True
+        self._services.remove_hook(self._hook)
+        return True
+
+    def arguments(self, endpoint: Endpoint) -> tuple[str, grpc.ChannelCredentials | None, list[tuple[str, Any]]]:
+        """Target, credentials and options for the channel to one endpoint."""
+        credentials = credentials_of(endpoint, self._credentials)
+        options = options_of(self.service, self._options, secure=credentials is not None)
+        return target_of(endpoint), credentials, options
+
+    def after_fork(self) -> None:
+        """In a forked child: the parent's channels are of no use here, and must not be closed here either."""
+        _never_freed.append(self.inherited())
+        self.begin()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__module__.removesuffix('._channel')}.Channel {self.service!r}>"
+
+
+def _hook(channel: ServiceChannel) -> events.EventHook:
+    """Tell a channel about changes, as long as somebody else holds it."""
+    reference = weakref.ref(channel)
+    service = channel.service
+    services = channel._services
+
+    def hook(event: events.Event) -> None:
+        if type(event) is events.EndpointsChanged and event.service == service:
+            found = reference()
+            if found is None:
+                services.remove_hook(hook)
+            else:
+                found.endpoints_changed()
+
+    return hook
+
+
+_alive: weakref.WeakSet[ServiceChannel] = weakref.WeakSet()
+_never_freed: list[Any] = []
+_fork_hook_set = False
+
+
+def _survive_forks(channel: ServiceChannel) -> None:
+    global _fork_hook_set
+    _alive.add(channel)
+    if not _fork_hook_set:
+        _fork_hook_set = True
+        os.register_at_fork(after_in_child=_renew_all)
+
+
+def _renew_all() -> None:
+    for channel in list(_alive):
+        channel.after_fork()

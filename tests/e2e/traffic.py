@@ -1,0 +1,179 @@
+"""Steady calls through one shell, from several threads or tasks at once, and the book that is kept of them."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+import traceback
+from collections import Counter
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from clientlb import Services
+from tests.e2e.fleet import Fleet
+from tests.e2e.shells import ASYNC, SYNC, speaks_grpc
+from tests.servers.process import wait_until
+
+WORKERS = 3
+
+
+@dataclass(frozen=True)
+class Call:
+    started: float
+    ended: float
+    server: str
+    """Who answered; empty if the call failed."""
+    error: str = ""
+    """The traceback with its notes, which say what was tried; empty after a success."""
+
+
+class Traffic:
+    """Calls, one after another, in each of `WORKERS` threads (or tasks of one event loop) until the block ends.
+
+    Args:
+        shell: One of `SHELLS`.
+        services: Who knows the endpoints.
+        fleet: Says which service to call.
+        store: Make the calls that are not idempotent.
+    """
+
+    def __init__(self, shell: str, services: Services, fleet: Fleet, *, store: bool = False) -> None:
+        self.shell = shell
+        self.service = fleet.rpc if speaks_grpc(shell) else fleet.web
+        self.calls: list[Call] = []
+        self._services = services
+        self._method = "store" if store else "load"
+        self._ending = threading.Event()
+        self._broken = ""
+        self._thread = threading.Thread(target=self._run, name=f"traffic {shell}", daemon=True)
+
+    # ------------------------------------------------------------------ making calls
+
+    def _run(self) -> None:
+        try:
+            if self.shell in SYNC:
+                self._run_threads()
+            else:
+                asyncio.run(self._run_tasks())
+        except Exception:
+            self._broken = traceback.format_exc()
+
+    def _run_threads(self) -> None:
+        with SYNC[self.shell](self._services, self.service) as calls:
+            call = getattr(calls, self._method)
+
+            def work() -> None:
+                while not self._ending.is_set():
+                    started = time.monotonic()
+                    try:
+                        self._note(started, call())
+                    except Exception as error:
+                        self._note(started, error)
+                        self._ending.wait(0.02)
+
+            threads = [threading.Thread(target=work, daemon=True) for _ in range(WORKERS)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+
+    async def _run_tasks(self) -> None:
+        async with ASYNC[self.shell](self._services, self.service) as calls:
+            call = getattr(calls, self._method)
+
+            async def work() -> None:
+                while not self._ending.is_set():
+                    started = time.monotonic()
+                    try:
+                        self._note(started, await call())
+                    except Exception as error:
+                        self._note(started, error)
+                        await asyncio.sleep(0.02)
+
+            await asyncio.gather(*(work() for _ in range(WORKERS)))
+
+    def _note(self, started: float, result: str | Exception) -> None:
+        ended = time.monotonic()
+        if isinstance(result, str):
+            self.calls.append(Call(started, ended, result))
+        else:
+            self.calls.append(Call(started, ended, "", "".join(traceback.format_exception(result))))
+
+    # ------------------------------------------------------------------ asking about them
+
+    def wait_served_by(self, *names: str, since: float = -1.0, timeout: float = 15.0) -> None:
+        """Wait until each of these servers has answered a call that began after `since`."""
+        try:
+            wait_until(lambda: set(names) <= self._served_since(since) or self._broken, timeout)
+        except AssertionError:
+            raise AssertionError(f"not all of {names} answered within {timeout} s\n{self.report()}") from None
+        self.check_unbroken()
+
+    def wait_calls(self, count: int, timeout: float = 15.0) -> None:
+        """Wait until `count` more calls have ended that began after now."""
+        now = time.monotonic()
+        try:
+            wait_until(lambda: sum(call.started > now for call in list(self.calls)) >= count or self._broken, timeout)
+        except AssertionError:
+            raise AssertionError(f"no {count} calls within {timeout} s\n{self.report()}") from None
+        self.check_unbroken()
+
+    def wait_endpoints(self, count: int, timeout: float = 30.0) -> None:
+        """Wait until the list of the service has `count` endpoints."""
+        balancer = self._services[self.service]
+        try:
+            wait_until(lambda: len(balancer.endpoints) == count, timeout)
+        except AssertionError:
+            raise AssertionError(f"{count} endpoints expected\n{self.report()}") from None
+
+    def first_served_by(self, name: str) -> float:
+        """When the first call that this server answered ended."""
+        return min(call.ended for call in list(self.calls) if call.server == name)
+
+    def served_after(self, name: str, moment: float) -> int:
+        """How many calls that began after `moment` this server answered."""
+        return sum(call.server == name and call.started > moment for call in list(self.calls))
+
+    def _served_since(self, since: float) -> set[str]:
+        return {call.server for call in list(self.calls) if call.started > since}
+
+    def check_unbroken(self) -> None:
+        assert not self._broken, f"{self.shell}: the traffic itself broke:\n{self._broken}"
+
+    def check_no_failures(self) -> None:
+        """No call failed."""
+        self.check_unbroken()
+        failed = [call for call in list(self.calls) if call.error]
+        assert not failed, f"{len(failed)} of {len(self.calls)} calls failed, the first one:\n{self.report()}"
+        assert self.calls
+
+    def check_nothing_in_flight(self) -> None:
+        """When the traffic has ended, every call was given back."""
+        wait_until(lambda: not self._services[self.service].stats().in_flight, 5.0, self.report())
+        assert all(not node.in_flight for node in self._services[self.service].nodes)
+
+    def report(self) -> str:
+        """What a reader of a failed test wants to know."""
+        calls = list(self.calls)
+        served = Counter(call.server or "nobody" for call in calls)
+        first = next((call for call in calls if call.error), None)
+        lines = [f"{self.shell}: {len(calls)} calls, answered by {dict(served)}"]
+        if first is not None:
+            lines.append(f"a call that took {first.ended - first.started:.3f} s failed:\n{first.error}")
+        lines.append(self._services[self.service].explain())
+        return "\n".join(lines)
+
+    # ------------------------------------------------------------------ life
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ending.set()
+        self._thread.join(30.0)
+        assert not self._thread.is_alive(), f"{self.shell}: a call does not end\n{self.report()}"
