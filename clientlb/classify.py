@@ -1,8 +1,8 @@
 """What an exception says about an endpoint, when no shell knows better: picks by hand and the decorator.
 
 Network trouble of the standard library, of requests, aiohttp, httpx, httpx2 and gRPC counts against the endpoint. An
-exception that carries an HTTP status (`raise_for_status`) or a gRPC code is judged by it. Every other exception is taken
-for the caller's own and is ignored: five `KeyError`s must not eject a healthy server.
+exception that carries an HTTP status (`raise_for_status`) or a gRPC code is judged by it. Every other exception is
+taken for the caller's own and is ignored: five `KeyError`s must not eject a healthy server.
 """
 
 from __future__ import annotations

@@ -52,16 +52,18 @@ class PeakEwma:
         latency(now) = max(seconds_i * exp(-(now - observed_at_i) / decay))  over all observations i
         load(now)    = latency(now) * (in_flight + 1) / weight
 
-    The longer nothing slow was heard of a node, the sooner it is tried again. This is what Finagle's `PeakEwma` amounts
-    to: its reads fade the average, so under traffic a lower observation has next to no weight in it. Here a read changes
-    nothing. Loads are compared by their logarithms, in which the fading is `-now / decay` on both sides and cancels out:
-    a pick needs neither clock nor exponential, and an observation is one `max`::
+    The longer nothing slow was heard of a node, the sooner it is tried again. This is what Finagle's `PeakEwma`
+    amounts to: its reads fade the average, so under traffic a lower observation has next to no weight in it. Here a
+    read changes nothing. Loads are compared by their logarithms, in which the fading is `-now / decay` on both sides
+    and cancels out: a pick needs neither clock nor exponential, and an observation is one `max`::
 
         score = max(score, log(seconds) + observed_at / decay)
 
-    The first answer of a node is not counted. It has the making of the connection in it, and a node that looks ten times
-    slower than it is would be left alone for twenty seconds. A failure never looks fast: it counts as `failure_factor` times the latency known so far. Without that a server that
-    answers 503 at once draws the traffic of all the others (linkerd2-proxy #4537, ingress-nginx #9882).
+    The first answer of a node is not counted. It has the making of the connection in it, and a node that looks ten
+    times slower than it is would be left alone for twenty seconds.
+
+    A failure never looks fast: it counts as `failure_factor` times the latency known so far. Without that a server
+    that answers 503 at once draws the traffic of all the others (linkerd2-proxy #4537, ingress-nginx #9882).
 
     Args:
         decay: Time constant of the fading in seconds (default 10, as in Finagle and Linkerd).

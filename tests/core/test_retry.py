@@ -85,7 +85,7 @@ def test_full_jitter_is_uniform_below_a_growing_bound():
     for attempt, bound in [(1, 0.025), (2, 0.05), (3, 0.1), (4, 0.2), (5, 0.25), (50, 0.25), (5000, 0.25)]:
         state.attempt_number = attempt
         waits = [wait(state) for _ in range(2000)]
-        assert 0 <= min(waits)
+        assert min(waits) >= 0
         assert bound * 0.95 < max(waits) <= bound
         assert sum(waits) / len(waits) == pytest.approx(bound / 2, rel=0.1)
 
@@ -134,12 +134,9 @@ def test_budget_never_grants_more_than_it_has(steps, ratio, reserve):
         budget.calls += made
         calls += [now] * made
         for _ in range(wanted):
-            if budget.withdraw(now):
-                retries.append(now)
-        recent_calls = sum(1 for at in calls if at > now - 10)
-        recent_retries = sum(1 for at in retries if at > now - 9)
-        assert (
-            recent_retries
-            <= ratio * max(recent_calls, len([at for at in calls if at > now - 20])) + reserve * 10 + 1e-6
-        )
-        assert budget.balance(now) >= -1e-6 or recent_calls < len(calls)
+            if not budget.withdraw(now):
+                break
+            retries.append(now)
+            # a slice is a second, so what was counted is certain only but for one
+            counted = sum(at > now - 9 for at in retries)
+            assert counted <= ratio * sum(at > now - 10.001 for at in calls) + reserve * 10 + 1e-6

@@ -1,0 +1,28 @@
+"""Every example runs and says what it promises."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+PROMISES = {
+    "http_client.py": ["serves orders/v1/items/7", "60 more calls, one server gone", "endpoints healthy"],
+    "grpc_client.py": ["40 calls over two servers", "2 of 2 endpoints healthy"],
+    "any_client.py": ["/v1/items/7", "still served by", "retries: "],
+}
+
+
+def test_every_example_is_tested():
+    assert {path.name for path in EXAMPLES.glob("*.py")} == set(PROMISES)
+
+
+@pytest.mark.parametrize("name", PROMISES)
+def test_example(name):
+    run = subprocess.run(
+        [sys.executable, name], cwd=EXAMPLES, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    for promise in PROMISES[name]:
+        assert promise in run.stdout
