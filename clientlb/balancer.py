@@ -296,8 +296,8 @@ class Balancer:
                         counts = node.enter_window(self._window)
                     try:
                         counts[int(log2(1.0 + seconds * 1e6) * PER_OCTAVE)] += 1  # histogram.bucket, without the call
-                    except IndexError:
-                        counts[-1] += 1
+                    except (IndexError, OverflowError):
+                        node.count_with_care(seconds)
                 success = outcome is _SUCCESS
                 if node.troubled or not success:
                     event = self._judge(pick, success, reason, now)
@@ -377,12 +377,13 @@ class Balancer:
         now = self.clock()
         with self._lock:
             self._window.advance(now)
-            return summarise(self, self._gone, self._window, now)
+            gone = self._gone.settled()
+            nodes = self._nodes
+        return summarise(self, nodes, gone, self._window, now)
 
     def explain(self) -> str:
         """Say in words, for each endpoint, why it is picked or not."""
-        with self._lock:
-            return explain.balancer(self, self._policy, self.clock())
+        return explain.balancer(self, self._policy, self.clock())
 
     def withdraw_retry(self, now: float) -> bool:
         """Take one retry out of the budget of the service; False when there is none left."""

@@ -17,8 +17,13 @@ BUCKETS = 27 * PER_OCTAVE
 
 
 def new_counts() -> array[int]:
-    """Counters of an empty histogram."""
+    """Counters of an empty histogram, of 4 bytes each: they have to stay in the processor's cache."""
     return array("I", bytes(4 * BUCKETS))
+
+
+def widened(counts: array[int]) -> array[int]:
+    """The same counters with 8 bytes each, for an endpoint that was called more than four thousand million times."""
+    return array("Q", counts)
 
 
 def bucket(seconds: float) -> int:
@@ -53,13 +58,11 @@ def total_seconds(counts: Sequence[int]) -> float:
     return float(sum(count * middle for count, middle in zip(counts, _MIDDLES, strict=True) if count))
 
 
-def add(into: array[int], counts: Sequence[int]) -> None:
+def add(one: Sequence[int], other: Sequence[int]) -> array[int]:
     """Add counters bucket by bucket."""
-    for index, count in enumerate(counts):
-        if count:
-            into[index] += count
+    return array("Q", map(int.__add__, one, other))
 
 
 def difference(now: Sequence[int], then: Sequence[int]) -> array[int]:
     """What was counted between two moments."""
-    return array("I", map(int.__sub__, now, then))
+    return array("Q", map(int.__sub__, now, then))

@@ -76,12 +76,22 @@ class Node:
             self.counts = histogram.new_counts()
             saved = _NOTHING_YET
         else:
-            saved = _Saved(self.failures, array("I", self.counts))
+            saved = _Saved(self.failures, self.counts[:])
         # the older of the two is where `recent` counts from: one to two windows ago
         previous = self._saved[1] if self._saved is not None and self.window == window.previous else saved
         self._saved = (previous, saved)
         self.window = window.number
         return self.counts
+
+    def count_with_care(self, seconds: float) -> None:
+        """Count a latency beyond the last bucket, or one too many for a counter of 4 bytes."""
+        assert self.counts is not None
+        index = histogram.bucket(seconds)
+        try:
+            self.counts[index] += 1
+        except OverflowError:
+            self.counts = histogram.widened(self.counts)
+            self.counts[index] += 1
 
     def recent(self, window: Window) -> tuple[Sequence[int], int]:
         """Histogram and failures of the current figures window and the one before."""

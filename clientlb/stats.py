@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -81,34 +81,45 @@ class Totals:
 
     def add(self, node: Node) -> None:
         """Keep a node that left until its last call has ended."""
-        self.leavers.append(node)
+        self.leavers = [*self.leavers, node]
         self.settle()
+
+    def settled(self) -> Totals:
+        """A copy that does not change, after adding up the leavers whose calls have all ended."""
+        self.settle()
+        copied = Totals()
+        copied.failures, copied.counts, copied.leavers = self.failures, self.counts, self.leavers
+        return copied
 
     def settle(self) -> None:
         """Add up the leavers whose calls have all ended."""
         for node in self.leavers:
             if node.in_flight == 0 and node.counts is not None:
                 self.failures += node.failures
-                histogram.add(self.counts, node.counts)
+                self.counts = histogram.add(self.counts, node.counts)
         self.leavers = [node for node in self.leavers if node.in_flight > 0]
 
 
-def summarise(balancer: Balancer, gone: Totals, window: Window, now: float) -> ServiceStats:
-    """Put the figures of a service together. The balancer holds its lock meanwhile."""
-    gone.settle()
+def summarise(balancer: Balancer, nodes: tuple[Node, ...], gone: Totals, window: Window, now: float) -> ServiceStats:
+    """Put the figures of a service together.
+
+    Without the balancer's lock: with thousands of endpoints this takes long, and calls go on meanwhile. Counters only
+    grow, so at worst a call that ends at this moment is in one figure and not yet in another.
+    """
     seconds = window.seconds(now)
-    endpoints = tuple(_endpoint(node, window, seconds) for node in balancer.nodes)
-    everybody = (*balancer.nodes, *gone.leavers)
-    counts = array("I", gone.counts)
-    recent = histogram.new_counts()
+    counts, failures = gone.counts, gone.failures
+    endpoints = tuple(_endpoint(node, window, seconds) for node in nodes)
+    everybody = (*nodes, *gone.leavers)
+    recent: Sequence[int] = histogram.new_counts()
     recent_failures = 0
     for node in everybody:
+        failures += node.failures
         if node.counts is not None:
-            histogram.add(counts, node.counts)
-            node_recent, node_failures = node.recent(window)
-            histogram.add(recent, node_recent)
+            counts = histogram.add(counts, node.counts)
+        node_recent, node_failures = node.recent(window)
+        if node_recent:
+            recent = histogram.add(recent, node_recent)
             recent_failures += node_failures
-    failures = gone.failures + sum(node.failures for node in everybody)
     median, p99, longest = histogram.quantiles(recent, (0.5, 0.99, 1.0))
     retries = balancer.retries
     return ServiceStats(

@@ -20,6 +20,7 @@ from clientlb import (
     Outcome,
     events,
 )
+from clientlb.histogram import bucket
 from clientlb.testing import FakeClock
 
 
@@ -314,6 +315,23 @@ def test_stats_cover_the_last_windows():
     idle = bench.balancer.stats()
     assert (idle.calls, idle.failures) == (300, 200)
     assert (idle.calls_per_second, idle.median, idle.max) == (0, None, None)
+
+
+def test_counters_outgrow_their_four_bytes():
+    bench = Bench(1)
+    bench.attempt(seconds=0.01)
+    bench.node(1).counts[bucket(0.01)] = 2**32 - 1
+    bench.attempt(seconds=0.01)
+    bench.attempt(seconds=0.01)
+    bench.clock.advance(15)
+    bench.attempt(seconds=0.01)
+    assert bench.balancer.stats().calls == 2**32 + 2
+
+
+def test_endless_calls_are_counted():
+    bench = Bench(1)
+    bench.attempt(seconds=1e6)
+    assert bench.balancer.stats().max == pytest.approx(130, rel=0.1)
 
 
 def later_seconds(stats, calls):

@@ -128,5 +128,5 @@ def test_bad_file_is_named(tmp_path, text, complaint):
 
 
 def test_missing_file_is_named(tmp_path):
-    with pytest.raises(ConfigurationError, match="options file .*nowhere.toml"):
+    with pytest.raises(ConfigurationError, match=r"options file .*nowhere\.toml"):
         load_options(tmp_path / "nowhere.toml", environ={})
