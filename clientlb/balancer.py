@@ -291,6 +291,8 @@ class Balancer:
             if outcome is _SUCCESS or (outcome is not None and outcome is not _IGNORED):
                 seconds = now - pick.started
                 if not pick.observed:  # else the head was counted, and then the body broke off
+                    if now >= self._due:
+                        self._window.advance(now)
                     counts = node.counts
                     if counts is None or node.window != self._window.number:
                         counts = node.enter_window(self._window)

@@ -6,8 +6,8 @@
     step = steps.send(verdict)              # None: that attempt stands. Else Sleep or the next Attempt
 
 Who has the last word releases: when `None` comes back, the pick of the last attempt belongs to the shell, which
-releases it when the response has been read (or at once after an error). Picks of attempts that are repeated are released here.
-Closing the generator while an attempt runs (cancellation, KeyboardInterrupt) ends its pick as IGNORED.
+releases it when the response has been read, or at once after an error. Picks of attempts that are repeated are released
+here. Closing the generator while an attempt runs (cancellation, KeyboardInterrupt) ends its pick as IGNORED.
 `clientlb.drive` has the two loops, one for functions and one for coroutines.
 """
 
