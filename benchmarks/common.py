@@ -1,13 +1,15 @@
 """The one form of every benchmark: how it is called, how it compares two sides, what it prints.
 
 A ratio is the median of per-round ratios, and the two sides alternate within a round: whatever else the machine does
-then falls on both. The spread beside it is the interquartile range of those ratios, the noise of one round.
+then falls on both. The noise beside it is what the median itself may be off by: 1.57 interquartile ranges of those ratios
+over the root of their number, as the notch of a box plot (McGill, Tukey and Larsen, 1978: about 95 % confidence).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import statistics
@@ -52,7 +54,7 @@ class Report:
         self.targets: dict[str, str] = {}
         self.notes: list[str] = []
         self._anchors: dict[str, str] = {}
-        self._spreads: dict[str, float] = {}
+        self._noise: dict[str, float] = {}
         self._packages = packages
 
     def add(self, name: str, value: float, *, target: float | None = None, anchor: str = "") -> None:
@@ -77,7 +79,7 @@ class Report:
         ratios = [mine / other for mine, other in zip(ours, base, strict=True)]
         low, _, high = statistics.quantiles(ratios, n=4)
         self.add(name, statistics.median(ratios), target=target, anchor=anchor)
-        self._spreads[name] = high - low
+        self._noise[name] = 1.57 * (high - low) / math.sqrt(len(ratios))
 
     @property
     def missed(self) -> list[str]:
@@ -106,7 +108,7 @@ class Report:
                         "benchmark": self.benchmark,
                         "figures": self.figures,
                         "targets": self.targets,
-                        "spreads": {name: round(spread, 4) for name, spread in self._spreads.items()},
+                        "noise": {name: round(noise, 4) for name, noise in self._noise.items()},
                         "environment": self.environment,
                     }
                 )
@@ -115,12 +117,12 @@ class Report:
             self._print_table()
 
     def _print_table(self) -> None:
-        rows = [("figure", "clientlb", "spread", "target", "", "anchor")]
+        rows = [("figure", "clientlb", "±", "target", "", "anchor")]
         for name, value in self.figures.items():
-            spread = f"{self._spreads[name]:.3f}" if name in self._spreads else ""
+            noise = f"{self._noise[name]:.3f}" if name in self._noise else ""
             target = self.targets.get(name, "")
             hit = "" if not target else "MISSED" if name in self.missed else "met"
-            rows.append((name, _short(value), spread, target, hit, self._anchors.get(name, "")))
+            rows.append((name, _short(value), noise, target, hit, self._anchors.get(name, "")))
         widths = [max(len(row[column]) for row in rows) for column in range(6)]
         print(f"{self.benchmark}   ({', '.join(f'{name} {value}' for name, value in self.environment.items())})")
         for row in rows:

@@ -13,6 +13,8 @@ General layout, from the bottom up; imports point down only (`tests/test_layers.
 This module imports none of httpx, grpc, kazoo, consul and prometheus_client.
 """
 
+import logging as _logging
+
 from clientlb import registration
 from clientlb.balancer import Balancer
 from clientlb.call import Trace, Tried
@@ -34,6 +36,8 @@ from clientlb.services import Services
 from clientlb.stats import EndpointStats, ServiceStats
 
 __version__ = "0.1.0"
+
+_logging.getLogger("clientlb").addHandler(_logging.NullHandler())  # silent, until the program configures logging
 
 __all__ = [
     "Balancer",

@@ -26,6 +26,7 @@ from clientlb.errors import ClosedError, ConfigurationError
 from clientlb.options import CallOptions, Options, RetryOptions
 from clientlb.outcome import Verdict
 from clientlb.stats import ServiceStats
+from clientlb.telemetry.logging import LoggingHook
 
 _log = logging.getLogger("clientlb.services")
 
@@ -38,7 +39,8 @@ class Services:
             caller's: `close` closes only what was made from a URL.
         options: `Options` for all services, or a mapping from service name to `Options`; its key `"*"` is the default
             for services that it does not name.
-        hooks: Receive every `events.Event`; `clientlb.telemetry` has ready ones.
+        hooks: Receive every `events.Event`. None (default) logs them to the logger `clientlb.events`, which is silent
+            until the program configures logging.
         clock: Seconds from a fixed point, never going back (default `time.monotonic`).
         rng: Source of all randomness (default: seeded by the system).
 
@@ -51,14 +53,14 @@ class Services:
         discovery: str | Discovery,
         *,
         options: Options | Mapping[str, Options] | None = None,
-        hooks: Iterable[events.EventHook] = (),
+        hooks: Iterable[events.EventHook] | None = None,
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
     ) -> None:
         self._url = discovery if isinstance(discovery, str) else None
         self._discovery = open_discovery(discovery)
         self._options = _options_by_service(options)
-        self._hooks = list(hooks)
+        self._hooks = [LoggingHook()] if hooks is None else list(hooks)
         self._clock = clock
         self._rng = rng
         self._lock = threading.Lock()

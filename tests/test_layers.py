@@ -18,17 +18,17 @@ FLOORS = [
     ["pick", "stats", "explain"],
     ["balancer"],
     ["call", "drive", "decorator"],
-    ["discovery", "registration"],
+    ["discovery", "registration", "telemetry"],
     ["services"],
     ["testing"],
-    ["_http", "httpx", "httpx2", "grpc", "telemetry"],
+    ["_http", "httpx", "httpx2", "grpc"],
     ["cli", "__main__"],
 ]
 FLOOR = {name: level for level, names in enumerate(FLOORS) for name in names}
 ROOF = {"__init__"}  # `clientlb` itself: shows the public names, and nobody below imports from it
 
-# discovery and registration stand beside the balancer, not on it: they meet only in update() and error()
-SEES_THE_GROUND_ONLY = {"discovery", "registration"}
+# these stand beside the balancer, not on it: it meets discovery only in update() and error(), telemetry only in events
+SEES_THE_GROUND_ONLY = {"discovery", "registration", "telemetry"}
 PURE = {"health", "policy", "retry", "backoff", "outcome", "endpoint", "histogram", "node"}
 IMPURE_MODULES = {"time", "threading", "asyncio", "socket", "logging", "os", "subprocess"}
 EXTRAS = {"httpx", "httpx2", "grpc", "kazoo", "consul", "requests", "prometheus_client", "rich"}

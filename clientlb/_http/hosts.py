@@ -5,6 +5,7 @@ The rule is in the docstring of `clientlb.httpx`, for users. Hosts arrive here a
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Mapping
 from typing import TypeAlias
 
@@ -26,7 +27,7 @@ def host_rule(services: Services, hosts: Hosts | None) -> HostRule:
     """
     if hosts is None:
         configured = _by_host(services.configured)
-        return lambda host: configured.get(host) or (host if looks_like_a_service(host) else None)
+        return functools.lru_cache(lambda host: configured.get(host) or (host if looks_like_a_service(host) else None))
     if callable(hosts):
         is_service = hosts
         return lambda host: host if is_service(host) else None

@@ -27,7 +27,7 @@ class Exchange:
 
     Args:
         method: What is called.
-        form: How: `"with_call"`, `"future"`, or `"__call__"` for a stream of responses.
+        form: How: `"__call__"`, `"with_call"` or `"future"`.
         balancer: Of the service.
         request: One request, or a `Requests`.
         timeout: Seconds for the whole call.

@@ -48,11 +48,11 @@ class Method:
         made = self._at[link] = getattr(link.channel, self._arity)(self._name, *self._arguments)
         return made
 
-    def _block(self, request: Any, *arguments: Any) -> Any:
+    def _block(self, form: str, request: Any, *arguments: Any) -> Any:
         """Make a call on the thread of the caller."""
         channel = self.channel
         balancer = channel.balancer()
-        exchange = Exchange(self, "with_call", balancer, request, *arguments)
+        exchange = Exchange(self, form, balancer, request, *arguments)
         steps = call(balancer, idempotent=self._idempotent, deadline=exchange.deadline)
         try:
             result = drive(steps, balancer, exchange.send, exchange.classify)
@@ -84,7 +84,7 @@ class UnaryUnary(Method, grpc.UnaryUnaryMultiCallable):  # type: ignore[type-arg
         wait_for_ready: bool | None = None,
         compression: grpc.Compression | None = None,
     ) -> Any:
-        return self._block(request, timeout, metadata, credentials, wait_for_ready, compression)[0]
+        return self._block("__call__", request, timeout, metadata, credentials, wait_for_ready, compression)
 
     def with_call(
         self,
@@ -95,7 +95,7 @@ class UnaryUnary(Method, grpc.UnaryUnaryMultiCallable):  # type: ignore[type-arg
         wait_for_ready: bool | None = None,
         compression: grpc.Compression | None = None,
     ) -> Any:
-        return self._block(request, timeout, metadata, credentials, wait_for_ready, compression)
+        return self._block("with_call", request, timeout, metadata, credentials, wait_for_ready, compression)
 
     def future(
         self,
@@ -141,7 +141,7 @@ class StreamUnary(Method, grpc.StreamUnaryMultiCallable):  # type: ignore[type-a
         compression: grpc.Compression | None = None,
     ) -> Any:
         requests = Requests(request_iterator)
-        return self._block(requests, timeout, metadata, credentials, wait_for_ready, compression)[0]
+        return self._block("__call__", requests, timeout, metadata, credentials, wait_for_ready, compression)
 
     def with_call(
         self,
@@ -153,7 +153,7 @@ class StreamUnary(Method, grpc.StreamUnaryMultiCallable):  # type: ignore[type-a
         compression: grpc.Compression | None = None,
     ) -> Any:
         requests = Requests(request_iterator)
-        return self._block(requests, timeout, metadata, credentials, wait_for_ready, compression)
+        return self._block("with_call", requests, timeout, metadata, credentials, wait_for_ready, compression)
 
     def future(
         self,

@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 from clientlb import events
 from clientlb.endpoint import Endpoint
 
+__all__ = ["LoggingHook", "describe", "level_of", "redact_text"]
+
 _MOST_NAMES = 5
 
 _USERINFO = re.compile(r"://[^\s/'\"]\S*@")  # up to the last "@" of the word: a password may hold one

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from clientlb.services import Services
     from clientlb.stats import EndpointStats, ServiceStats
 
+__all__ = ["PrometheusSink"]
+
 _STATES = ("closed", "open", "half-open")
 _TRANSITIONS: dict[type[events.Event], str] = {
     events.Ejected: "open",

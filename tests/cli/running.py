@@ -17,9 +17,9 @@ def run(*arguments: str, timeout: float = 60.0) -> subprocess.CompletedProcess[s
 
 
 @contextmanager
-def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """Run the command for as long as the block lasts. Its output is a pipe, as it is for `| less`."""
-    environment = {**os.environ, "COLUMNS": "100"}
+def started(*arguments: str, **variables: str) -> Iterator[subprocess.Popen[str]]:
+    """Run the command for as long as the block lasts, with these environment variables. Its output is a pipe."""
+    environment = {**os.environ, **variables}
     with subprocess.Popen(
         [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     ) as process:

@@ -67,6 +67,7 @@ def test_the_demo_costs_no_call_and_tells_what_happened() -> None:
     assert "web: web-5 joined; now" in told
     assert "ended with status 0" in told
     assert "calls none failed" in told
+    assert told.count("failed: 0") == 3
 
 
 def test_on_a_terminal_it_is_a_live_table() -> None:
@@ -133,8 +134,8 @@ def test_interrupted_it_takes_its_servers_down(number: signal.Signals, status: i
     assert not [pid for pid in pids if alive(pid)]
 
 
-def test_killed_it_leaves_no_server_behind() -> None:
-    with started("demo") as process:
+def test_killed_it_leaves_no_server_behind(tmp_path: Path) -> None:
+    with started("demo", TMPDIR=str(tmp_path)) as process:  # its folder it does leave behind
         read_until(process, "calls, 0 failed")
         pids = servers_of(process)
         assert len(pids) == 6

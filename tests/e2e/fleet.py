@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-TTL = 3.0
+TTL = 2.0
 """Seconds after which a killed server is out of the registry."""
 
 _PATIENCE = 30.0
@@ -26,7 +26,7 @@ class Server:
 
     def __init__(self, name: str, registry: str, web: str, rpc: str) -> None:
         self.name = name
-        self._log = tempfile.TemporaryFile()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115  # closed by `end`
         self._ready = False
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.e2e.server", name, registry, web, rpc, str(TTL)],
@@ -150,9 +150,9 @@ class Fleet:
 
 
 @contextmanager
-def fleet_in(registry: str) -> Iterator[Fleet]:
+def fleet_in(registry: str, *, size: int = 3, spares: int = 2) -> Iterator[Fleet]:
     """A fleet that serves."""
-    fleet = Fleet(registry)
+    fleet = Fleet(registry, size=size, spares=spares)
     try:
         fleet.fill()
         yield fleet

@@ -1,9 +1,9 @@
 """A server process of the end-to-end tests: HTTP and gRPC on two ports, registered as two services.
 
 `python -m tests.e2e.server NAME REGISTRY WEB RPC TTL`. It says `ready` when it listens, registers when told `join`, and
-then says when (seconds of the monotonic clock, which all processes share). Every call is answered with its name. SIGTERM
-makes it leave gracefully: out of the registry, on serving until everybody knows, finish what is under way, end. It ends
-at once when its standard input does, so it cannot outlive the test that started it.
+then says when (seconds of the monotonic clock, which all processes share). Every call is answered with its name.
+SIGTERM makes it leave gracefully: out of the registry, on serving until everybody knows, finish what is under way, end.
+It ends at once when its standard input does, so it cannot outlive the test that started it.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ class HttpServer:
     def __init__(self, name: str) -> None:
         self._name = name.encode()
         self._busy = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._draining = False
 
     async def start(self) -> int:
@@ -47,9 +49,7 @@ class HttpServer:
     async def drain(self) -> None:
         self._draining = True
         self._server.close()
-        async with asyncio.timeout(LONGEST_DRAIN):
-            while self._busy:
-                await asyncio.sleep(0.01)
+        await asyncio.wait_for(self._idle.wait(), LONGEST_DRAIN)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -57,6 +57,7 @@ class HttpServer:
                 head = (await reader.readuntil(b"\r\n\r\n")).lower()
                 _, _, length = head.partition(b"content-length:")
                 self._busy += 1
+                self._idle.clear()
                 try:
                     await reader.readexactly(int(length.split(b"\r\n")[0]) if length else 0)
                     await asyncio.sleep(WORK)
@@ -68,6 +69,8 @@ class HttpServer:
                     await writer.drain()
                 finally:
                     self._busy -= 1
+                    if not self._busy:
+                        self._idle.set()
         except (OSError, EOFError):
             pass  # the client hung up
         finally:

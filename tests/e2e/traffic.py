@@ -7,12 +7,13 @@ import threading
 import time
 import traceback
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from clientlb import Services
-from tests.e2e.fleet import Fleet
+from clientlb import Balancer, Services
+from tests.e2e.fleet import Fleet, Server
 from tests.e2e.shells import ASYNC, SYNC, speaks_grpc
 from tests.servers.process import wait_until
 
@@ -103,38 +104,50 @@ class Traffic:
 
     # ------------------------------------------------------------------ asking about them
 
+    @property
+    def balancer(self) -> Balancer:
+        return self._services[self.service]
+
     def wait_served_by(self, *names: str, since: float = -1.0, timeout: float = 15.0) -> None:
         """Wait until each of these servers has answered a call that began after `since`."""
-        try:
-            wait_until(lambda: set(names) <= self._served_since(since) or self._broken, timeout)
-        except AssertionError:
-            raise AssertionError(f"not all of {names} answered within {timeout} s\n{self.report()}") from None
-        self.check_unbroken()
+        self._wait(lambda: set(names) <= self._served_since(since), timeout, f"all of {names} answered")
 
-    def wait_calls(self, count: int, timeout: float = 15.0) -> None:
-        """Wait until `count` more calls have ended that began after now."""
+    def wait_calls(self, count: int) -> None:
+        """Wait until `count` calls have ended that began after now."""
         now = time.monotonic()
-        try:
-            wait_until(lambda: sum(call.started > now for call in list(self.calls)) >= count or self._broken, timeout)
-        except AssertionError:
-            raise AssertionError(f"no {count} calls within {timeout} s\n{self.report()}") from None
-        self.check_unbroken()
+        self._wait(lambda: sum(call.started > now for call in list(self.calls)) >= count, 15.0, f"{count} calls")
 
-    def wait_endpoints(self, count: int, timeout: float = 30.0) -> None:
+    def wait_retry(self) -> None:
+        """Wait until an attempt has failed and was repeated."""
+        self._wait(lambda: self.balancer.stats().retries, 15.0, "something was retried")
+
+    def wait_outage(self) -> None:
+        """Wait until the balancer was told that its registry fails."""
+        self._wait(lambda: self.balancer.failing_since is not None, 15.0, "the outage is noticed")
+
+    def wait_gone(self, server: Server) -> None:
+        """Wait until the server is in the list no more."""
+        self._wait(lambda: not self.lists(server), 30.0, f"{server.name} is out of the list")
+
+    def wait_endpoints(self, count: int) -> None:
         """Wait until the list of the service has `count` endpoints."""
-        balancer = self._services[self.service]
+        self._wait(lambda: len(self.balancer.endpoints) == count, 30.0, f"{count} endpoints")
+
+    def _wait(self, condition: Callable[[], object], timeout: float, what: str) -> None:
         try:
-            wait_until(lambda: len(balancer.endpoints) == count, timeout)
-        except AssertionError:
-            raise AssertionError(f"{count} endpoints expected\n{self.report()}") from None
+            wait_until(lambda: condition() or self._broken, timeout, what)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.report()}") from None
+        self.check_unbroken()
 
     def first_served_by(self, name: str) -> float:
         """When the first call that this server answered ended."""
         return min(call.ended for call in list(self.calls) if call.server == name)
 
-    def served_after(self, name: str, moment: float) -> int:
-        """How many calls that began after `moment` this server answered."""
-        return sum(call.server == name and call.started > moment for call in list(self.calls))
+    def lists(self, server: Server) -> bool:
+        """Whether the server is in the list of endpoints."""
+        id = f"{server.name}-{self.service}"
+        return any(endpoint.id.rpartition("/")[2] == id for endpoint in self.balancer.endpoints)
 
     def _served_since(self, since: float) -> set[str]:
         return {call.server for call in list(self.calls) if call.started > since}
@@ -151,8 +164,8 @@ class Traffic:
 
     def check_nothing_in_flight(self) -> None:
         """When the traffic has ended, every call was given back."""
-        wait_until(lambda: not self._services[self.service].stats().in_flight, 5.0, self.report())
-        assert all(not node.in_flight for node in self._services[self.service].nodes)
+        self._wait(lambda: not self.balancer.stats().in_flight, 5.0, "nothing is in flight")
+        assert all(not endpoint.in_flight for endpoint in self.balancer.stats().endpoints)
 
     def report(self) -> str:
         """What a reader of a failed test wants to know."""
@@ -162,7 +175,7 @@ class Traffic:
         lines = [f"{self.shell}: {len(calls)} calls, answered by {dict(served)}"]
         if first is not None:
             lines.append(f"a call that took {first.ended - first.started:.3f} s failed:\n{first.error}")
-        lines.append(self._services[self.service].explain())
+        lines.append(self.balancer.explain())
         return "\n".join(lines)
 
     # ------------------------------------------------------------------ life

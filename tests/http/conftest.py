@@ -194,5 +194,7 @@ def services(registry: ManualDiscovery) -> Iterator[clientlb.Services]:
 def nobody_in_flight(services: clientlb.Services) -> Iterator[None]:
     """Afterwards no call is in flight anywhere."""
     yield
-    figures = {(name, node.endpoint): node.in_flight for name in ("orders", "payments") for node in services[name].nodes}
+    figures = {
+        (name, node.endpoint): node.in_flight for name in ("orders", "payments") for node in services[name].nodes
+    }
     assert not any(figures.values()), figures

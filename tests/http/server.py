@@ -1,4 +1,4 @@
-"""A small HTTP/1.1 server that misbehaves on request. A process of its own: `python -m tests.http.server NAME [CERT KEY]`.
+"""A small HTTP/1.1 server that misbehaves on request: `python -m tests.http.server NAME [CERTIFICATE KEY]`.
 
 It prints its port and ends when its standard input is closed, so it cannot outlive the test that started it. The query
 says how to answer: `?at=a` means that only server `a` does what the path says, `header=` adds a header to the answer.
@@ -13,6 +13,9 @@ import sys
 from collections import Counter
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+HOSTS = [f"127.0.0.{number}" for number in range(1, 31)]
+"""Where it listens, so that one process can be thirty endpoints."""
 
 
 class Server:
@@ -87,9 +90,13 @@ class Server:
         await writer.drain()
 
     async def serve(self, context: ssl.SSLContext | None) -> None:
-        server = await asyncio.start_server(self.connected, "127.0.0.1", 0, ssl=context)
-        print(server.sockets[0].getsockname()[1], flush=True)
+        server = await asyncio.start_server(self.connected, HOSTS[0], 0, ssl=context)
+        port = server.sockets[0].getsockname()[1]
+        others = await asyncio.start_server(self.connected, HOSTS[1:], port, ssl=context)
+        print(port, flush=True)
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+        server.close()
+        others.close()
 
 
 async def read_body(reader: asyncio.StreamReader, headers: dict[str, str]) -> bytes:

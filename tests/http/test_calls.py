@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 from collections import Counter
-from collections.abc import Callable
 
 import pytest
 
 import clientlb
+import clientlb.httpx
 from clientlb.testing import ManualDiscovery
 from tests.http.conftest import Kind, Process, settle
 
@@ -219,11 +220,7 @@ async def test_a_name_with_upper_case_is_found_through_hosts_or_options(
     assert response.json()["headers"]["host"] == "shop.example.com"
 
 
-def test_threads_share_a_sync_transport(services: clientlb.Services, start: Callable[..., Process]) -> None:
-    import concurrent.futures
-
-    import clientlb.httpx
-
+def test_threads_share_a_sync_transport(services: clientlb.Services) -> None:
     with clientlb.httpx.Client(services) as http, concurrent.futures.ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda n: http.get(f"http://orders/{n}").json()["target"], range(200)))
     assert answers == [f"/{n}" for n in range(200)]

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
 
 import pytest
 
@@ -177,3 +179,17 @@ def test_a_fleet_that_breaks_and_heals_tells_its_story(caplog: pytest.LogCapture
         ("INFO", "DiscoveryRecovered"),
         ("WARNING", "EmptyListHeld"),
     ]
+
+
+def test_a_program_that_does_not_configure_logging_stays_silent() -> None:
+    program = (
+        "import logging, clientlb;"
+        "from clientlb import events; from clientlb.telemetry.logging import LoggingHook;"
+        "LoggingHook()(events.Panicked('orders', 2));"
+        "logging.getLogger('clientlb.registration').warning('not announced');"
+        "handlers = [type(handler).__name__ for handler in logging.getLogger('clientlb').handlers];"
+        "assert handlers == ['NullHandler'], handlers;"
+        "assert not logging.root.handlers and not logging.getLogger('clientlb.events').handlers"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")

@@ -1,7 +1,8 @@
 """`clientlb demo`: a small fleet of real servers, real traffic, and what happens when servers die, slow down and leave.
 
 General layout: `server` is the program of one server process, `fleet` starts and stops those processes, `traffic` makes
-the calls and counts what a caller sees, `story` says what happens when and measures it, `screen` shows it.
+the calls and counts what a caller sees, `watching` reads what the balancer tells, `story` says what happens when and
+what came of it, `screen` shows it.
 This module only reads the command line: httpx, grpc and rich are imported when the demo runs.
 """
 

@@ -12,28 +12,24 @@ import signal
 import tempfile
 import textwrap
 import time
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-from clientlb import events
 from clientlb.cli.demo.fleet import Fleet
-from clientlb.cli.demo.screen import Row, Screen, View
+from clientlb.cli.demo.screen import Screen, View
 from clientlb.cli.demo.traffic import Traffic
+from clientlb.cli.demo.watching import Watching
 from clientlb.errors import ClientLBError, DiscoveryError
 from clientlb.registration import open_registrar
 from clientlb.services import Services
-from clientlb.stats import EndpointStats
-from clientlb.telemetry.logging import describe
 
 WORK = 0.005
-"""Seconds that a call takes a healthy server."""
+"""Seconds that a call takes an ordinary server."""
 
 SLOWDOWN = 20
 
 _BETWEEN_LOOKS = 0.25
 _PATIENCE = 10.0
-_STATES = {"closed": "in use", "open": "ejected", "half-open": "probed"}
 
 
 async def tell(*, registry: str | None, flavour: str, seconds: float, rate: float, screen: Screen) -> int:
@@ -49,25 +45,25 @@ async def tell(*, registry: str | None, flavour: str, seconds: float, rate: floa
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    web, ledger = "web", "ledger"
     with tempfile.TemporaryDirectory(prefix="clientlb-demo-", ignore_cleanup_errors=True) as folder:
-        names = {"web": "web", "ledger": "ledger"}
         if registry is None:
             registry = f"dir://{folder}"
         else:
             open_registrar(registry).close()  # before anything is started: can servers register there at all?
             mark = secrets.token_hex(2)  # somebody else may run the demo against the same registry
-            names = {name: f"clientlb-demo-{name}-{mark}" for name in names}
+            web, ledger = f"clientlb-demo-web-{mark}", f"clientlb-demo-ledger-{mark}"
+        watching = Watching({web: "web", ledger: "ledger"})
         async with Fleet(registry, Path(folder)) as fleet:
-            happened: deque[events.Event] = deque()
-            with Services(registry, hooks=[happened.append]) as services:
-                traffic = Traffic(services, flavour=flavour, web=names["web"], ledger=names["ledger"], rate=rate)
-                story = _Story(fleet, services, traffic, screen, happened, names, seconds)
+            with Services(registry, hooks=[watching.note]) as services:
+                traffic = Traffic(services, flavour=flavour, web=web, ledger=ledger, rate=rate)
+                story = _Story(fleet, services, traffic, watching, screen, (web, ledger), seconds)
                 with screen:
                     await story.play()
-                summary = story.summary()
+                summary, figures = story.summary(), story.figures()
     screen.say(summary)
-    print(json.dumps(story.figures()), flush=True)
-    return 1 if traffic.http.failed + traffic.grpc.failed else 0
+    print(json.dumps(figures), flush=True)
+    return 1 if traffic.all.failed else 0
 
 
 class _Story:
@@ -76,27 +72,21 @@ class _Story:
         fleet: Fleet,
         services: Services,
         traffic: Traffic,
+        watching: Watching,
         screen: Screen,
-        happened: deque[events.Event],
-        names: dict[str, str],
+        names: tuple[str, str],
         seconds: float,
     ) -> None:
         self._fleet = fleet
         self._services = services
         self._traffic = traffic
+        self._watching = watching
         self._screen = screen
-        self._happened = happened
-        self._web = names["web"]
-        self._ledger = names["ledger"]
-        self._shown_as = {service: name for name, service in names.items()}
+        self._web, self._ledger = names
         self._seconds = seconds
         self._began = time.monotonic()
-        self._seen: set[tuple[str, str, int]] = set()
-        self._rows: dict[tuple[str, str], Row] = {}
-        self._looks: list[tuple[float, dict[str, int]]] = []
+        self._act_began = 0.0
         self._outcomes: list[str] = []
-
-    # ------------------------------------------------------------------ the play
 
     async def play(self) -> None:
         """Start the servers, make calls, let things happen."""
@@ -130,6 +120,8 @@ class _Story:
             looks.cancel()
         self._look()
 
+    # ------------------------------------------------------------------ the acts
+
     async def _acts(self) -> None:
         """Everything that happens, at fractions of the time. Each act lasts until the next one begins."""
         await self._until(0.20)
@@ -140,83 +132,85 @@ class _Story:
         await self._kill("ledger-1", until=1.0)
 
     async def _kill(self, name: str, until: float) -> None:
-        retries, failed = self._retries, self._failed
         self._announce(f"kill -9 {name}")
+        cost = self._cost()
         await self._fleet.servers[name].kill()
         await self._until(until)
-        retries, failed = self._retries - retries, self._failed - failed
-        self._note(f"{name} was killed (SIGKILL): {retries} calls were repeated elsewhere, {failed} failed.")
+        self._conclude(f"{name} was killed (SIGKILL). {cost()}")
 
     async def _slow_down(self, name: str, until: float) -> None:
-        server = self._fleet.servers[name]
-        before = self._share(server.endpoint.address, self._looks[-1][0] - 0.1 * self._seconds)
+        address = self._fleet.servers[name].endpoint.address
+        self._look()
+        before = self._watching.share(address, time.monotonic() - 0.1 * self._seconds)
         self._announce(f"{name} becomes {SLOWDOWN} times slower")
-        await server.slow_down(SLOWDOWN * WORK)
+        await self._fleet.servers[name].slow_down(SLOWDOWN * WORK)
         begin = time.monotonic()
         await self._until(until)
-        after = self._share(server.endpoint.address, begin)
-        self._note(
-            f"{name} became {SLOWDOWN} times slower: its share of the calls went from {before:.0%} to {after:.1%}."
+        self._look()
+        after = self._watching.share(address, begin)
+        self._conclude(
+            f"{name} became {SLOWDOWN} times slower: its share of the HTTP calls went from {before:.0%} to {after:.1%}."
         )
 
     async def _add(self, name: str, until: float) -> None:
         self._announce(f"start {name}")
         server = await self._fleet.start("http", name, self._web, WORK)
-        waited = await self._first_call(server.endpoint.address, server.started)
+        answered = await _come_true(lambda: self._has_answered(server.endpoint.address))
+        waited = time.monotonic() - server.started
         await self._until(until)
-        share = self._share(server.endpoint.address, server.started)
-        self._note(
-            f"{name} was started: it answered its first call {waited:.2f} s after it registered, and {share:.0%} of all"
-            " calls since then."
-        )
+        self._look()
+        share = self._watching.share(server.endpoint.address, server.started)
+        effect = f"it answered calls {waited:.2f} s after it registered" if answered else "it got no call"
+        self._conclude(f"{name} was started: {effect}, and took {share:.0%} of the HTTP calls from then on.")
 
     async def _ask_to_leave(self, name: str, until: float) -> None:
-        retries, failed = self._retries, self._failed
         self._announce(f"{name} is asked to leave (SIGTERM)")
+        cost = self._cost()
         begin = time.monotonic()
         status = await self._fleet.servers[name].leave()
         took = time.monotonic() - begin
         await self._until(until)
-        retries, failed = self._retries - retries, self._failed - failed
-        self._note(
-            f"{name} was asked to leave (SIGTERM): it finished its calls and ended with status {status} after"
-            f" {took:.1f} s; {retries} calls were repeated, {failed} failed."
+        self._conclude(
+            f"{name} was asked to leave (SIGTERM) and ended with status {status} after {took:.1f} s. {cost()}"
+        )
+
+    def _cost(self) -> Callable[[], str]:
+        """Says what the calls had to suffer since this was made."""
+        retries, failed = self._retries, self._traffic.all.failed
+        return lambda: (
+            f"Calls repeated elsewhere: {self._retries - retries}, failed: {self._traffic.all.failed - failed}."
         )
 
     def _announce(self, text: str) -> None:
         self._act_began = time.monotonic() - self._began
         self._screen.news(f"{self._act_began:5.1f} s  >>> {text}")
 
-    def _note(self, text: str) -> None:
+    def _conclude(self, text: str) -> None:
         when = f"  {self._act_began:5.1f} s  "
         self._outcomes.append(textwrap.fill(when + text, 100, subsequent_indent=" " * len(when)))
 
-    # ------------------------------------------------------------------ waiting
+    # ------------------------------------------------------------------ waiting and looking
 
     async def _until(self, fraction: float) -> None:
         await asyncio.sleep(max(0.0, self._began + fraction * self._seconds - time.monotonic()))
 
     async def _registry_answers(self) -> None:
         """A registry that is not there should be said at once, not by six servers that do not start."""
-        web = self._services[self._web]
-        await _come_true(lambda: web.updated_at is not None or web.last_error is not None)
-        if web.last_error is not None:
-            raise web.last_error
-        if web.updated_at is None:
-            raise DiscoveryError(f"{web.source} gave no answer within {_PATIENCE:g} s")
+        balancer = self._services[self._web]
+        await _come_true(lambda: balancer.updated_at is not None or balancer.last_error is not None)
+        if balancer.last_error is not None:
+            raise balancer.last_error
+        if balancer.updated_at is None:
+            raise DiscoveryError(f"{balancer.source} gave no answer within {_PATIENCE:g} s")
 
     async def _all_known(self, web: int, ledger: int) -> None:
         balancers = self._services[self._web], self._services[self._ledger]
         if not await _come_true(lambda: [len(balancer.endpoints) for balancer in balancers] == [web, ledger]):
+            found = [len(balancer.endpoints) for balancer in balancers]
             raise DiscoveryError(
-                "the servers are not all in the registry:\n" + "\n".join(b.explain() for b in balancers)
+                f"within {_PATIENCE:g} s {found[0]} of {web} HTTP servers and {found[1]} of {ledger} gRPC servers"
+                f" appeared in {balancers[0].source}"
             )
-
-    async def _first_call(self, address: str, since: float) -> float:
-        await _come_true(lambda: self._calls().get(address, 0) > 0)
-        return time.monotonic() - since
-
-    # ------------------------------------------------------------------ looking
 
     async def _keep_looking(self) -> None:
         while True:
@@ -224,58 +218,17 @@ class _Story:
             await asyncio.sleep(_BETWEEN_LOOKS)
 
     def _look(self) -> None:
-        now = time.monotonic()
-        stats = self._services.stats()
         names = self._fleet.names
-        present: set[tuple[str, str]] = set()
-        for service in stats.values():
-            for endpoint in service.endpoints:
-                key = service.service, endpoint.endpoint
-                present.add(key)
-                self._rows[key] = _row(self._shown_as[service.service], names.get(endpoint.endpoint, "?"), endpoint)
-        for key in self._rows.keys() - present:
-            self._rows[key] = self._rows[key].left()
-        self._looks.append((now, {row.endpoint: row.calls for row in self._rows.values()}))
-        self._read_events(names)
-        self._screen.show(
-            View(
-                elapsed=min(now - self._began, self._seconds),
-                seconds=self._seconds,
-                calls=self._traffic.http.calls + self._traffic.grpc.calls,
-                failed=self._failed,
-                retries=self._retries,
-                rows=sorted(self._rows.values(), key=lambda row: (row.service != "web", row.server)),
-            )
-        )
+        self._watching.look(self._services, names)
+        elapsed = min(time.monotonic() - self._began, self._seconds)
+        for line in self._watching.news(names):
+            self._screen.news(f"{elapsed:5.1f} s  {line}")
+        tally = self._traffic.all
+        self._screen.show(View(elapsed, self._seconds, tally.calls, tally.failed, self._retries, self._watching.rows()))
 
-    def _read_events(self, names: dict[str, str]) -> None:
-        while self._happened:
-            event = self._happened.popleft()
-            if isinstance(event, events.EndpointsChanged):
-                self._seen.update(endpoint.key for endpoint in event.added)
-            if isinstance(event, events.Retried):
-                continue  # they are counted; a line for each would hide the rest
-            text = describe(event)
-            for address, name in (names | self._shown_as).items():
-                text = text.replace(address, name)
-            self._screen.news(f"{time.monotonic() - self._began:5.1f} s  {text}")
-
-    def _calls(self) -> dict[str, int]:
-        stats = self._services[self._web].stats()
-        return {endpoint.endpoint: endpoint.calls for endpoint in stats.endpoints}
-
-    def _share(self, address: str, since: float) -> float:
-        """Part of the HTTP calls since then that an endpoint got."""
+    def _has_answered(self, address: str) -> bool:
         self._look()
-        then = next((calls for moment, calls in reversed(self._looks) if moment <= since), self._looks[0][1])
-        now = self._looks[-1][1]
-        web = [row.endpoint for row in self._rows.values() if row.service == "web"]
-        total = sum(now[each] - then.get(each, 0) for each in web)
-        return (now[address] - then.get(address, 0)) / max(total, 1)
-
-    @property
-    def _failed(self) -> int:
-        return self._traffic.http.failed + self._traffic.grpc.failed
+        return self._watching.calls(address) > 0
 
     @property
     def _retries(self) -> int:
@@ -285,47 +238,35 @@ class _Story:
 
     def summary(self) -> str:
         """What was done and what came of it, in words."""
-        http, grpc = self._traffic.http, self._traffic.grpc
+        tally = self._traffic.all
+        kinds = {"HTTP": self._traffic.http, "gRPC": self._traffic.grpc}
         lines = [
-            f"\nIn {self._seconds:g} s {http.calls} HTTP and {grpc.calls} gRPC calls were made, with addresses from",
-            f"{self._services[self._web].source}",
+            "",
+            f"In {self._seconds:g} s, with addresses from {self._services[self._web].source}:",
             *self._outcomes,
-            f"Of {http.calls + grpc.calls} calls {self._failed or 'none'} failed; {self._retries} were repeated.",
         ]
-        for error, count in (http.errors + grpc.errors).most_common(5):
-            lines.append(f"  {count} x {error}")
-        for kind, tally in (("HTTP", http), ("gRPC", grpc)):
-            lines.append(f"  {kind}: median {tally.quantile_ms(0.5)} ms, p99 {tally.quantile_ms(0.99)} ms")
+        for name, kind in kinds.items():
+            lines.append(
+                f"{kind.calls} {name} calls: median {kind.quantile_ms(0.5)} ms, p99 {kind.quantile_ms(0.99)} ms."
+            )
+        lines.append(f"Of all {tally.calls} calls {tally.failed or 'none'} failed. {self._retries} were repeated.")
+        lines += [f"  {count} x {error}" for error, count in tally.errors.most_common(5)]
         return "\n".join(lines)
 
     def figures(self) -> dict[str, float | None]:
         """The line of JSON."""
-        both = self._traffic.http + self._traffic.grpc
+        tally = self._traffic.all
         return {
-            "calls": both.calls,
-            "failed": both.failed,
+            "calls": tally.calls,
+            "failed": tally.failed,
             "retries": self._retries,
-            "p50_ms": both.quantile_ms(0.5),
-            "p99_ms": both.quantile_ms(0.99),
-            "endpoints_seen": len(self._seen),
+            "p50_ms": tally.quantile_ms(0.5),
+            "p99_ms": tally.quantile_ms(0.99),
+            "endpoints_seen": len(self._watching.endpoints_seen),
         }
 
 
-def _row(service: str, server: str, stats: EndpointStats) -> Row:
-    return Row(
-        service=service,
-        server=server,
-        endpoint=stats.endpoint,
-        state=_STATES[stats.state],
-        in_flight=stats.in_flight,
-        calls=stats.calls,
-        failures=stats.failures,
-        median=stats.median,
-        p99=stats.p99,
-    )
-
-
-async def _come_true(condition: Callable[[], bool]) -> bool:
+async def _come_true(condition: Callable[[], object]) -> bool:
     """Wait until the condition holds; False if it does not in time."""
     deadline = time.monotonic() + _PATIENCE
     while not condition():

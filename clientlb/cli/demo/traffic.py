@@ -68,6 +68,11 @@ class Traffic:
         self._rate = rate
         self._ending = asyncio.Event()
 
+    @property
+    def all(self) -> Tally:
+        """Both kinds together."""
+        return self.http + self.grpc
+
     def end(self) -> None:
         """Begin no more calls; `run` returns when those under way have ended."""
         self._ending.set()

@@ -48,8 +48,8 @@ def channel(
             no way to tell, so you have to.
 
     A call fails with the error of its last attempt, a `grpc.aio.AioRpcError`. When no endpoint becomes known in time,
-    that is an `AioNoEndpointsRpcError` with the code UNAVAILABLE. `timeout` is the deadline of the whole call, all attempts
-    included; `wait_for_ready` makes a call wait for the endpoint that was picked instead of trying another one.
+    that is an `AioNoEndpointsRpcError` with the code UNAVAILABLE. `timeout` is the deadline of the whole call, all
+    attempts included; `wait_for_ready` makes a call wait for the endpoint that was picked instead of trying another one.
 
     Raises:
         ClosedError: The `Services` are closed.

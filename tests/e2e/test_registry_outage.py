@@ -1,0 +1,124 @@
+"""The registry dies while calls run: no call fails, and when it is back news arrive without help.
+
+Two shells call at the same time, one that speaks HTTP and one that speaks gRPC.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from clientlb import Services
+from tests.conftest import running
+from tests.e2e.fleet import Fleet, fleet_in
+from tests.e2e.shells import REGISTRIES
+from tests.e2e.traffic import Traffic
+from tests.servers.consul import ConsulCluster, ConsulServer
+from tests.servers.process import ServerProcess
+from tests.servers.zookeeper import ZooKeeperEnsemble, ZooKeeperServer
+
+SHELLS = ("httpx async", "grpc aio")
+
+
+class DirectoryThatFails:
+    """A `dir://` registry that can be taken away. Something else is then in its place, so nobody can make it anew."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._away = folder.with_name(folder.name + ".away")
+        self.url = f"dir://{folder}"
+
+    def kill(self) -> None:
+        self._folder.rename(self._away)
+        self._folder.touch()
+
+    def start(self) -> None:
+        self._folder.unlink()
+        self._away.rename(self._folder)
+
+
+@pytest.fixture(params=REGISTRIES)
+def registry(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> Iterator[DirectoryThatFails | ZooKeeperServer | ConsulServer]:
+    """A registry with a memory, that the test may kill and start again."""
+    if request.param == "dir":
+        folder = tmp_path / "registry"
+        folder.mkdir()
+        yield DirectoryThatFails(folder)
+    else:
+        server = {"zookeeper": ZooKeeperServer, "consul": ConsulServer}[request.param]()
+        with running(server):
+            yield server
+
+
+@contextlib.contextmanager
+def calling(url: str) -> Iterator[tuple[Fleet, list[Traffic]]]:
+    """A fleet, and calls to all of it, none of which may fail."""
+    with fleet_in(url) as fleet, Services(url) as services:
+        with contextlib.ExitStack() as stack:
+            traffics = [stack.enter_context(Traffic(shell, services, fleet)) for shell in SHELLS]
+            for traffic in traffics:
+                traffic.wait_endpoints(len(fleet.serving))
+                traffic.wait_served_by(*fleet.names)
+            yield fleet, traffics
+        for traffic in traffics:
+            traffic.check_no_failures()
+            traffic.check_nothing_in_flight()
+
+
+def test_registry_killed_and_restarted(registry: DirectoryThatFails | ZooKeeperServer | ConsulServer) -> None:
+    with calling(registry.url) as (fleet, traffics):
+        registry.kill()
+        for traffic in traffics:
+            traffic.wait_outage()
+            traffic.wait_served_by(*fleet.names, since=time.monotonic())
+
+        victim = fleet.kill_one()
+        for traffic in traffics:
+            traffic.wait_retry()
+            traffic.wait_served_by(*fleet.names, since=time.monotonic())
+            assert traffic.lists(victim)  # nobody could say that it is gone
+
+        latecomer = fleet.add()  # it tries on until the registry is back
+        registry.start()
+        latecomer.joined()
+        for traffic in traffics:
+            traffic.wait_served_by(latecomer.name, timeout=30.0)
+            traffic.wait_gone(victim)
+        check_news_arrive(fleet, traffics)
+
+
+def test_zookeeper_leader_killed(zookeeper_cluster: ZooKeeperEnsemble) -> None:
+    leader_killed(zookeeper_cluster.url, zookeeper_cluster.leader)
+
+
+def test_consul_leader_killed(consul_cluster: ConsulCluster) -> None:
+    # servers and clients talk to the agent of their machine, and that one stays
+    leader = consul_cluster.leader()
+    agent = next(server for server in consul_cluster.servers if server is not leader)
+    leader_killed(agent.url, lambda: leader)
+
+
+def leader_killed(url: str, leader: Callable[[], ServerProcess]) -> None:
+    with calling(url) as (fleet, traffics):
+        leader().kill()
+        for traffic in traffics:
+            traffic.wait_calls(30)
+        check_news_arrive(fleet, traffics)
+
+
+def check_news_arrive(fleet: Fleet, traffics: list[Traffic]) -> None:
+    """A new server gets calls, and one that leaves is taken out of the list."""
+    newcomer = fleet.add()
+    newcomer.joined()
+    for traffic in traffics:
+        traffic.wait_served_by(newcomer.name, timeout=30.0)
+    leaver = fleet.lose_one()
+    for traffic in traffics:
+        traffic.wait_gone(leaver)
+        traffic.wait_served_by(*fleet.names, since=time.monotonic())
