@@ -50,7 +50,7 @@ bench: env
 	sh benchmarks/run.sh $(ARGS)
 
 soak: env servers
-	$(BIN)/pytest --override-ini=testpaths=soak --timeout=3600 $(ARGS)
+	$(BIN)/pytest tests/soak --override-ini='norecursedirs=.*' --timeout=3600 -s $(ARGS)
 
 docs: env
 	$(BIN)/zensical build --clean

@@ -1,8 +1,8 @@
 """The one form of every benchmark: how it is called, how it compares two sides, what it prints.
 
 A ratio is the median of per-round ratios, and the two sides alternate within a round: whatever else the machine does
-then falls on both. The noise beside it is what the median itself may be off by: 1.57 interquartile ranges of those ratios
-over the root of their number, as the notch of a box plot (McGill, Tukey and Larsen, 1978: about 95 % confidence).
+then falls on both. The noise beside it is what the median itself may be off by, with about 95 % confidence: 1.57
+interquartile ranges of the ratios over the root of their number (the notch of a box plot: McGill, Tukey, Larsen 1978).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The servers that the benchmarks call: nginx for HTTP, and a gRPC echo in a process of its own.
 
-Each listens on a free loopback port and is stopped by its process id. Run as a program, this is the gRPC server: it prints
-its port, and ends when its stdin is closed, so that it never outlives the benchmark.
+Each listens on a free loopback port and is stopped by its process id. Run as a program, this is the gRPC server: it
+prints its port, and ends when its stdin is closed, so that it never outlives the benchmark.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 METHOD = "/bench.Echo/Echo"
 NGINX_CONFIG = """
@@ -96,9 +97,9 @@ def _wait_for(port: int, process: subprocess.Popen[bytes], timeout: float = 10.0
 def _serve_grpc() -> None:
     import grpc
 
-    handlers = {"Echo": grpc.unary_unary_rpc_method_handler(lambda request, context: request)}
+    echo: Any = grpc.unary_unary_rpc_method_handler(lambda request, context: request)
     server = grpc.server(ThreadPoolExecutor(1))
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("bench.Echo", handlers),))
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("bench.Echo", {"Echo": echo}),))
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     print(port, flush=True)

@@ -1,8 +1,8 @@
 """What clientlb adds to a call: time per call through clientlb / time per call of the bare client, against one server.
 
 The HTTP server is nginx, the gRPC server a Python one in another process. Both sides have the same settings and one
-connection, make the same calls one after the other, and swap who begins in every round. Rounds are many and short, because
-then the median leaves out those that something else on the machine has disturbed.
+connection, make the same calls one after the other, and swap who begins in every round. Rounds are many and short: the
+median then leaves out those that something else on the machine has disturbed.
 
     httpx.sync, httpx.async, httpx2.sync, httpx2.async, grpc.sync, grpc.aio    the ratios
     KIND.bare_us      microseconds of a bare call
@@ -74,14 +74,14 @@ def awaiting(runner: asyncio.Runner, call: Callable[[], Awaitable[object]]) -> S
 @contextmanager
 def http_sync(bare: Any, ours: Any, port: int, services: Services) -> Iterator[tuple[Slice, Slice]]:
     with bare.Client(**HTTP_SETTINGS) as client, ours.Client(services, **HTTP_SETTINGS) as balanced:
-        address, name = f"http://127.0.0.1:{port}/items/7", f"http://{SERVICE}/items/7"
+        address, name = f"http://localhost:{port}/items/7", f"http://{SERVICE}/items/7"
         yield blocking(lambda: client.get(address)), blocking(lambda: balanced.get(name))
 
 
 @contextmanager
 def http_async(bare: Any, ours: Any, port: int, services: Services) -> Iterator[tuple[Slice, Slice]]:
     client, balanced = bare.AsyncClient(**HTTP_SETTINGS), ours.AsyncClient(services, **HTTP_SETTINGS)
-    address, name = f"http://127.0.0.1:{port}/items/7", f"http://{SERVICE}/items/7"
+    address, name = f"http://localhost:{port}/items/7", f"http://{SERVICE}/items/7"
     with asyncio.Runner() as runner:
         yield awaiting(runner, lambda: client.get(address)), awaiting(runner, lambda: balanced.get(name))
         runner.run(client.aclose())
@@ -131,9 +131,7 @@ def compare(report: common.Report, kind: str, sides: Any, rounds: int, port: int
     if counted.calls != made or counted.failures:
         common.refuse(f"{kind}: of {made} calls {counted.calls} were balanced and {counted.failures} failed")
     differences = [mine - other for mine, other in zip(measured["ours"], measured["bare"], strict=True)]
-    report.add_ratio(
-        kind, measured["ours"], measured["bare"], target=1.05, anchor=ANCHORS[kind.partition(".")[0]]
-    )
+    report.add_ratio(kind, measured["ours"], measured["bare"], target=1.05, anchor=ANCHORS[kind.partition(".")[0]])
     report.add(f"{kind}.bare_us", statistics.median(measured["bare"]))
     report.add(f"{kind}.added_us", statistics.median(differences))
 

@@ -8,9 +8,10 @@ flavour mixes its own base class in, because its client insists on it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from typing import Any
 
+from clientlb._http.links import Link
 from clientlb.outcome import Outcome, Verdict
 from clientlb.pick import Pick
 
@@ -22,26 +23,29 @@ class _ResponseBody:
         stream: The transport's.
         pick: Released when the body is closed, or earlier as a failure if the body breaks off.
         judge: Gives the verdict on an exception.
-        finish: Called once when the body is closed, or awaited by the async one.
+        link: What the response came through.
+        give_back: Called with the link, once, when the body is closed; the async one awaits it.
     """
 
     def __init__(
-        self, stream: Any, pick: Pick, judge: Callable[[Exception], Verdict], finish: Callable[[], Any]
+        self,
+        stream: Any,
+        pick: Pick,
+        judge: Callable[[Exception], Verdict],
+        link: Link[Any],
+        give_back: Callable[[Link[Any]], Any],
     ) -> None:
         self._stream = stream
         self._pick = pick
         self._judge = judge
-        self._finish: Callable[[], Any] | None = finish
+        self._link: Link[Any] | None = link
+        self._give_back = give_back
 
     def _broke_off(self, error: Exception) -> None:
         verdict = self._judge(error)
         # a second attempt is out of question by now, but the endpoint did fail
         outcome = Outcome.FAILURE if verdict.outcome is Outcome.RETRYABLE else verdict.outcome
         self._pick.release(outcome, f"{verdict.reason} in the body")
-
-    def _take_finish(self) -> Callable[[], Any] | None:
-        finish, self._finish = self._finish, None
-        return finish
 
 
 class ResponseBody(_ResponseBody):
@@ -60,14 +64,13 @@ class ResponseBody(_ResponseBody):
             self._stream.close()
         finally:
             self._pick.release()
-            if finish := self._take_finish():
-                finish()
+            link, self._link = self._link, None
+            if link is not None:
+                self._give_back(link)
 
 
 class AsyncResponseBody(_ResponseBody):
     """The async one."""
-
-    _finish: Callable[[], Coroutine[Any, Any, None]] | None
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         parts = aiter(self._stream)
@@ -87,8 +90,9 @@ class AsyncResponseBody(_ResponseBody):
             await self._stream.aclose()
         finally:
             self._pick.release()
-            if finish := self._take_finish():
-                await finish()
+            link, self._link = self._link, None
+            if link is not None:
+                await self._give_back(link)
 
 
 class _OneShotBody:

@@ -21,8 +21,6 @@ from clientlb.services import Services
 class ServiceMount(Generic[TransportT]):
     """Matches the URLs of services, where a client has its `httpx` patterns."""
 
-    pattern = "all://services"
-
     def __init__(self, shell: Shell[TransportT]) -> None:
         self._shell = shell
 

@@ -117,7 +117,7 @@ class Exchange(_Exchange[AnyRequest]):
             raise
         response.extensions["clientlb"] = attempt.trace
         response.stream = self._flavour.response_body(
-            response.stream, attempt.pick, self._flavour.errors.of, lambda: self._give_back(link)
+            response.stream, attempt.pick, self._flavour.errors.of, link, self._give_back
         )
         return response
 
@@ -129,8 +129,8 @@ class Exchange(_Exchange[AnyRequest]):
             _log.debug("a response that is not wanted could not be closed", exc_info=True)
 
     def _give_back(self, link: Link[Any]) -> None:
-        self._links.give_back(link)
-        close_retired(self._links)
+        if self._links.give_back(link):
+            close_retired(self._links)
 
 
 class AsyncExchange(_Exchange[AnyRequest]):
@@ -152,7 +152,7 @@ class AsyncExchange(_Exchange[AnyRequest]):
             raise
         response.extensions["clientlb"] = attempt.trace
         response.stream = self._flavour.async_response_body(
-            response.stream, attempt.pick, self._flavour.errors.of, lambda: self._give_back(link)
+            response.stream, attempt.pick, self._flavour.errors.of, link, self._give_back
         )
         return response
 
@@ -164,8 +164,8 @@ class AsyncExchange(_Exchange[AnyRequest]):
             _log.debug("a response that is not wanted could not be closed", exc_info=True)
 
     async def _give_back(self, link: Link[Any]) -> None:
-        self._links.give_back(link)
-        await aclose_retired(self._links)
+        if self._links.give_back(link):
+            await aclose_retired(self._links)
 
 
 def close_retired(links: Links[Any]) -> None:

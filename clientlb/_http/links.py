@@ -87,12 +87,13 @@ class Links(Generic[TransportT]):
             link.used = self._uses
         return link
 
-    def give_back(self, link: Link[TransportT]) -> None:
-        """End one call's use of a link."""
+    def give_back(self, link: Link[TransportT]) -> bool:
+        """End one call's use of a link; True if there are retired transports to be closed."""
         with self._lock:
             link.calls -= 1
             if link.leaving and link.calls == 0:
                 self._retired.append(link.transport)
+        return bool(self._retired)
 
     @property
     def ordinary(self) -> TransportT:

@@ -19,6 +19,7 @@ class Headers(Protocol):
 
     def __contains__(self, name: Any, /) -> bool:
         """Whether there is such a header."""
+        ...
 
 
 class URL(Protocol):
@@ -27,21 +28,26 @@ class URL(Protocol):
     @property
     def scheme(self) -> str:
         """In lower case."""
+        ...
 
     @property
     def host(self) -> str:
         """In lower case, IDNA decoded."""
+        ...
 
     @property
     def raw_host(self) -> bytes:
         """In lower case, IDNA encoded."""
+        ...
 
     @property
     def raw_path(self) -> bytes:
         """Path and query."""
+        ...
 
     def copy_with(self, **changes: Any) -> Any:
         """The same URL with some parts changed."""
+        ...
 
 
 class Request(Protocol):
@@ -50,22 +56,27 @@ class Request(Protocol):
     @property
     def method(self) -> str:
         """In upper case."""
+        ...
 
     @property
     def url(self) -> URL:
         """The logical one."""
+        ...
 
     @property
     def headers(self) -> Headers:
         """With the logical Host."""
+        ...
 
     @property
     def stream(self) -> Any:
         """The body."""
+        ...
 
     @property
     def extensions(self) -> Mapping[str, Any]:
         """`clientlb` has the options of the call."""
+        ...
 
 
 AnyRequest = TypeVar("AnyRequest", bound=Request)

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
-import weakref
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from clientlb._http.exchange import SCHEMES, AsyncExchange, Exchange, aclose_retired, close_retired
@@ -89,13 +90,12 @@ class Shell(ABC, Generic[TransportT]):
         self._max_idle = max_idle
         self._closed = False
         module = self._flavour.module
-        if inner is None or passthrough is None:
-            settings = Settings(
-                verify=verify, cert=cert, trust_env=trust_env, http1=http1, http2=http2, limits=limits
-            ).arguments(module)
-            transport: Callable[..., TransportT] = getattr(module, self._transport_name)
-        self._make: Callable[[Endpoint], TransportT] = inner or (lambda endpoint: transport(**settings))
-        self._make_ordinary = (lambda: passthrough) if passthrough is not None else (lambda: transport(**settings))
+        needed = inner is None or passthrough is None  # else there is no reason to load certificates
+        settings = Settings(verify=verify, cert=cert, trust_env=trust_env, http1=http1, http2=http2, limits=limits)
+        arguments = settings.arguments(module) if needed else {}
+        connect: Callable[[], TransportT] = partial(getattr(module, self._transport_name), **arguments)
+        self._make: Callable[[Endpoint], TransportT] = inner or (lambda endpoint: connect())
+        self._make_ordinary = connect if passthrough is None else lambda: passthrough
         self._renew()
 
     @abstractmethod
@@ -167,8 +167,10 @@ class AsyncShell(Shell[AsyncTransportT], Generic[AnyRequest, AnyResponse, AsyncT
     _transport_name = "AsyncHTTPTransport"
 
     def _renew(self) -> None:
-        self._by_loop: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Links[AsyncTransportT]]
-        self._by_loop = weakref.WeakKeyDictionary()
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        # replaced, never changed, so that reading needs no lock
+        self._by_loop: dict[asyncio.AbstractEventLoop, Links[AsyncTransportT]] = {}
 
     async def handle_async_request(self, request: AnyRequest) -> AnyResponse:
         """Send a request to an endpoint of its service, or pass it through.
@@ -197,17 +199,23 @@ class AsyncShell(Shell[AsyncTransportT], Generic[AnyRequest, AnyResponse, AsyncT
     def _links_here(self) -> Links[AsyncTransportT]:
         loop = asyncio.get_running_loop()
         links = self._by_loop.get(loop)
-        if links is None:
-            for other in [other for other in self._by_loop if other.is_closed()]:
-                del self._by_loop[other]  # its connections can no longer be closed, only dropped
-            links = self._by_loop[loop] = self._new_links()
+        return self._begin_in(loop) if links is None or self._pid != os.getpid() else links
+
+    def _begin_in(self, loop: asyncio.AbstractEventLoop) -> Links[AsyncTransportT]:
+        if self._pid != os.getpid():
+            self._renew()  # see SyncShell
+        links = self._new_links()
+        with self._lock:
+            # connections of a loop that is closed cannot be closed any more, only dropped
+            alive = {other: theirs for other, theirs in self._by_loop.items() if not other.is_closed()}
+            self._by_loop = {**alive, loop: links}
         return links
 
     async def aclose(self) -> None:
         """Close every connection, in the event loop that it belongs to. Idempotent."""
         self._closed = True
         here = asyncio.get_running_loop()
-        for loop, links in list(self._by_loop.items()):
+        for loop, links in self._by_loop.items():
             links.retire_all()
             if loop is here:
                 await aclose_retired(links)

@@ -150,7 +150,7 @@ class Channel(ServiceChannel, grpc.Channel):
         for resume in waiting:
             self._later.run(0.0, resume)  # not here: this is the thread of the registry
         if self._watch.active:
-            self._watch.watch_only(self.links.current)
+            self._watch.watch_only(self.links.open_all() if self._watch.connecting else self.links.current)
         self.links.tidy()
 
     # ------------------------------------------------------------------ connectivity

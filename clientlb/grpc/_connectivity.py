@@ -38,11 +38,20 @@ class Watch:
         """Somebody has subscribed."""
         return bool(self._told)
 
+    @property
+    def connecting(self) -> bool:
+        """Somebody wants connections to be opened."""
+        return self._connect
+
     def subscribe(self, callback: Callback, channels: Iterable[grpc.Channel], *, connect: bool) -> None:
         """Tell `callback` the state now and at every change. `connect` opens connections to find out."""
         with self._lock:
             self._told[callback] = None
             self._connect = self._connect or connect
+            idle = dict(self._watchers) if connect else {}
+        for channel, watcher in idle.items():  # these were watched without being connected
+            channel.unsubscribe(watcher)
+            channel.subscribe(watcher, try_to_connect=True)
         self.watch(channels)
         self._tell()
 
@@ -50,6 +59,7 @@ class Watch:
         """Tell it nothing more."""
         with self._lock:
             self._told.pop(callback, None)
+            self._connect = self._connect and self.active
         if not self.active:
             self.watch_only(())
 

@@ -92,7 +92,11 @@ def _with_pushback(found: Verdict, trailing_metadata: Iterable[Any] | None) -> V
 
 
 def metadata_of_attempt(metadata: Sequence[Any] | None, number: int) -> Any:
-    """The caller's metadata; from the second attempt on with the number of attempts before."""
+    """The caller's metadata; from the second attempt on with the number of attempts before.
+
+    gRPC core takes that number for its own and removes it, unless the channel has the argument `grpc.enable_retries=0`.
+    We leave that on: it is what repeats calls by itself that a closing connection has not let through.
+    """
     if number == 1:
         return metadata
     return (*(metadata or ()), (PREVIOUS_ATTEMPTS, str(number - 1)))

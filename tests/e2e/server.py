@@ -84,7 +84,9 @@ def grpc_server(name: str) -> grpc.aio.Server:
         await asyncio.sleep(WORK)
         return name.encode()
 
-    handlers = {method: grpc.unary_unary_rpc_method_handler(answer) for method in GRPC_METHODS}
+    handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
+        method: grpc.unary_unary_rpc_method_handler(answer) for method in GRPC_METHODS
+    }
     server = grpc.aio.server()
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(GRPC_SERVICE, handlers),))
     return server
@@ -100,7 +102,7 @@ async def announced(registration: Registration) -> float:
     return await asyncio.to_thread(wait)
 
 
-async def serve(name: str, registry: str, web: str, rpc: str, ttl: float) -> None:
+async def serve(name: str, registry: str, web: str, rpc: str, ttl: str) -> None:
     told_to_leave = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told_to_leave.set)
     http, grpc_ = HttpServer(name), grpc_server(name)
@@ -112,7 +114,7 @@ async def serve(name: str, registry: str, web: str, rpc: str, ttl: float) -> Non
     if await commands.readline() != b"join\n":
         return
     registrations = [
-        register(service, host="127.0.0.1", port=port, id=f"{name}-{service}", to=registry, ttl=ttl)
+        register(service, host="127.0.0.1", port=port, id=f"{name}-{service}", to=registry, ttl=float(ttl))
         for service, port in ports.items()
     ]
     times = await first_of(asyncio.gather(*map(announced, registrations)), commands.read)
@@ -136,4 +138,4 @@ async def first_of(wanted: Any, end: Callable[[], Coroutine[Any, Any, bytes]]) -
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(*sys.argv[1:5], ttl=float(sys.argv[5])))
+    asyncio.run(serve(*sys.argv[1:]))

@@ -15,6 +15,9 @@ from functools import partial
 from importlib import import_module
 from typing import Any
 
+import grpc
+import grpc.aio
+
 import clientlb
 import clientlb.grpc
 import clientlb.grpc.aio
@@ -65,14 +68,16 @@ async def http_async(flavour: str, services: clientlb.Services, service: str) ->
 @contextmanager
 def grpc_sync(services: clientlb.Services, service: str) -> Iterator[Calls]:
     with clientlb.grpc.channel(service, services, idempotent={LOAD}) as channel:
-        load, store = channel.unary_unary(LOAD), channel.unary_unary(STORE)
+        load: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(LOAD)
+        store: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(STORE)
         yield Calls(lambda: load(b"7", timeout=TIMEOUT).decode(), lambda: store(b"7", timeout=TIMEOUT).decode())
 
 
 @asynccontextmanager
 async def grpc_async(services: clientlb.Services, service: str) -> AsyncIterator[AsyncCalls]:
     async with clientlb.grpc.aio.channel(service, services, idempotent={LOAD}) as channel:
-        call_load, call_store = channel.unary_unary(LOAD), channel.unary_unary(STORE)
+        call_load: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(LOAD)
+        call_store: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(STORE)
 
         async def load() -> str:
             return (await call_load(b"7", timeout=TIMEOUT)).decode()
@@ -127,9 +132,7 @@ ASYNC: dict[str, Callable[[clientlb.Services, str], AbstractAsyncContextManager[
     "grpc aio": grpc_async,
     "decorator async def": decorator_async,
 }
-SHELLS = ("httpx sync", "httpx async", "httpx2 sync", "httpx2 async", "grpc sync", "grpc aio", *(
-    "decorator def", "decorator async def"
-))  # fmt: skip
+SHELLS = tuple(shell for pair in zip(SYNC, ASYNC, strict=True) for shell in pair)
 REGISTRIES = ("dir", "zookeeper", "consul")
 
 

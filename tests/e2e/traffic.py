@@ -108,9 +108,11 @@ class Traffic:
     def balancer(self) -> Balancer:
         return self._services[self.service]
 
-    def wait_served_by(self, *names: str, since: float = -1.0, timeout: float = 15.0) -> None:
-        """Wait until each of these servers has answered a call that began after `since`."""
-        self._wait(lambda: set(names) <= self._served_since(since), timeout, f"all of {names} answered")
+    def wait_served_by(self, *names: str, timeout: float = 15.0) -> None:
+        """Wait until each of these servers has answered a call."""
+        self._wait(
+            lambda: set(names) <= {call.server for call in list(self.calls)}, timeout, f"all of {names} answered"
+        )
 
     def wait_calls(self, count: int) -> None:
         """Wait until `count` calls have ended that began after now."""
@@ -148,9 +150,6 @@ class Traffic:
         """Whether the server is in the list of endpoints."""
         id = f"{server.name}-{self.service}"
         return any(endpoint.id.rpartition("/")[2] == id for endpoint in self.balancer.endpoints)
-
-    def _served_since(self, since: float) -> set[str]:
-        return {call.server for call in list(self.calls) if call.started > since}
 
     def check_unbroken(self) -> None:
         assert not self._broken, f"{self.shell}: the traffic itself broke:\n{self._broken}"

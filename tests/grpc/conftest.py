@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
@@ -51,14 +52,27 @@ def stub_class(stubs: Path) -> Any:
 class OrdersServer(ServerProcess):
     """A server on a port of its own. It may be killed and started again."""
 
-    def __init__(self, stubs: Path) -> None:
+    def __init__(self, stubs: Path, *arguments: str) -> None:
         super().__init__("orders")
         self._stubs = stubs
+        self._arguments = arguments
         (self.port,) = free_ports(1)
         self.address = f"127.0.0.1:{self.port}"
 
     def command(self) -> Sequence[str]:
-        return [sys.executable, str(HERE / "server.py"), str(self._stubs), str(self.port)]
+        return [sys.executable, str(HERE / "server.py"), str(self._stubs), str(self.port), *self._arguments]
+
+    def launch(self) -> None:
+        """Without the fork of other servers, which a process that uses gRPC survives only with luck."""
+        assert not self.running
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                self.command(),
+                stdin=subprocess.PIPE,  # closed when this process ends, however it ends, and then the server ends
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
 
     def answers(self) -> bool:
         socket.create_connection(("127.0.0.1", self.port), 1).close()
@@ -88,6 +102,22 @@ def _running(stubs: Path) -> Iterator[list[OrdersServer]]:
     finally:
         for server in servers:
             server.stop()
+
+
+@pytest.fixture(scope="session")
+def tls_server(stubs: Path) -> Iterator[OrdersServer]:
+    """A server that speaks TLS; its certificate says DNS:orders."""
+    server = OrdersServer(stubs, "tls")
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def root_certificate() -> bytes:
+    return (HERE / "certificates" / "orders.crt").read_bytes()
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A real gRPC server in a process of its own: `python server.py FOLDER_OF_THE_STUBS PORT`. Requests say what it does."""
+"""A real gRPC server in a process of its own: `python server.py STUBS PORT [tls]`. Requests say what it does."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from concurrent import futures
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -39,6 +40,9 @@ class Orders(orders_pb2_grpc.OrdersServicer):  # type: ignore[misc]
             os.kill(os.getpid(), signal.SIGKILL)
         elif request.act == "sleep":
             time.sleep(float(request.argument))
+        elif request.act == "sleep and fail":
+            time.sleep(float(request.argument))
+            context.abort(grpc.StatusCode.UNAVAILABLE, "asked to sleep and fail")
         elif request.act == "fail":
             context.set_trailing_metadata((("why", "asked to"), ("grpc-status-details-bin", b"\x08\x05\xff")))
             context.abort(grpc.StatusCode[request.argument], "asked to fail")
@@ -72,7 +76,8 @@ class Orders(orders_pb2_grpc.OrdersServicer):  # type: ignore[misc]
     def Add(self, requests: Iterable[Any], context: grpc.ServicerContext) -> Any:
         number = 0
         request = orders_pb2.Request()
-        for number, request in enumerate(requests, 1):
+        for request in requests:
+            number += 1
             self._obey(request, context)
         return self._reply(request, context, number)
 
@@ -84,6 +89,12 @@ class Orders(orders_pb2_grpc.OrdersServicer):  # type: ignore[misc]
 
 server = grpc.server(futures.ThreadPoolExecutor(16))
 orders_pb2_grpc.add_OrdersServicer_to_server(Orders(), server)
-server.add_insecure_port(f"127.0.0.1:{port}")
+if sys.argv[3:] == ["tls"]:
+    certificates = Path(__file__).with_name("certificates")
+    key, certificate = ((certificates / f"orders.{kind}").read_bytes() for kind in ("key", "crt"))
+    server.add_secure_port(f"127.0.0.1:{port}", grpc.ssl_server_credentials([(key, certificate)]))
+else:
+    server.add_insecure_port(f"127.0.0.1:{port}")
 server.start()
-server.wait_for_termination()
+sys.stdin.read()  # until whoever started this ends
+os._exit(0)

@@ -105,12 +105,7 @@ async def test_an_error_is_the_servers_own(aconnect, pb, how, in_flight):
     request = pb.Request(act="fail", argument="FAILED_PRECONDITION", count=1)
     call = orders.Get(request) if how == "await" else orders.List(request)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        if how == "await":
-            await call
-        elif how == "iterate":
-            [reply async for reply in call]
-        else:
-            await call.read()
+        await (call if how == "await" else anext(aiter(call)) if how == "iterate" else call.read())
     error = caught.value
     assert error.code() is await call.code() is grpc.StatusCode.FAILED_PRECONDITION
     assert error.details() == await call.details() == "asked to fail"
@@ -169,11 +164,13 @@ async def test_cancelling_a_call_gives_back_its_place(aconnect, pb, in_flight, f
 
 async def test_cancelling_the_task_cancels_the_call(aconnect, pb, in_flight, failures):
     orders = aconnect(idempotent=True)
+    with pytest.raises(asyncio.TimeoutError):
+        await asyncio.wait_for(orders.Get(pb.Request(act="sleep", argument="3")), 0.1)
+    assert in_flight() == 0
     stream = orders.List(pb.Request(act="sleep", argument="3", count=1))
-    for awaitable in (orders.Get(pb.Request(act="sleep", argument="3")), anext(aiter(stream))):
-        with pytest.raises(asyncio.TimeoutError):
-            await asyncio.wait_for(awaitable, 0.1)
-        assert in_flight() == 0
+    with pytest.raises(asyncio.TimeoutError):
+        await asyncio.wait_for(anext(aiter(stream)), 0.1)
+    assert in_flight() == 0
     assert stream.cancelled()
     assert failures() == 0
 
@@ -210,7 +207,7 @@ async def test_a_dropped_call_runs_to_its_end(aconnect, pb, pair, in_flight, see
     gc.collect()
     await until(lambda: in_flight() == 0)
     assert sum(seen(server, "fire and forget") for server in pair) == 1
-    assert len(done) == 1
+    assert [await call.code() for call in done] == [grpc.StatusCode.OK]
 
 
 async def test_interceptors_see_every_attempt(aconnect, pb, in_flight):
@@ -227,10 +224,7 @@ async def test_interceptors_see_every_attempt(aconnect, pb, in_flight):
 
     orders = aconnect(interceptors=[Unary(), Stream()], idempotent=True)
     assert (await orders.Get(pb.Request(id="aio", act="fail once", argument="UNAVAILABLE"))).id == "aio"
-    assert [name.decode() if isinstance(name, bytes) else name for name in seen] == ["/shop.Orders/Get"] * 2 + [
-        "/shop.Orders/Get"
-    ] * (len(seen) - 2)
-    assert len(seen) in (2, 3)  # the other server fails once as well
+    assert len(seen) in (2, 3)  # each server fails once, and the first to be asked has answered by the third
     assert len([reply async for reply in orders.List(pb.Request(count=2))]) == 2
     with pytest.raises(grpc.aio.AioRpcError, match="asked to fail"):
         await orders.Get(pb.Request(act="fail", argument="NOT_FOUND"))

@@ -73,19 +73,20 @@ def test_compression_reaches_the_server(connect, pb):
     assert orders.Get(pb.Request(id="x" * 10000), compression=grpc.Compression.Deflate).id == "x" * 10000
 
 
-@pytest.mark.parametrize("how", ["call", "with_call", "future", "stream"])
+HOWS = {
+    "call": lambda orders, request: orders.Get(request),
+    "with_call": lambda orders, request: orders.Get.with_call(request),
+    "future": lambda orders, request: orders.Get.future(request).result(10),
+    "stream": lambda orders, request: next(orders.List(request)),
+}
+
+
+@pytest.mark.parametrize("how", HOWS)
 def test_an_error_is_the_servers_own(connect, pb, how, in_flight):
     orders = connect()
     request = pb.Request(act="fail", argument="FAILED_PRECONDITION", count=1)
     with pytest.raises(grpc.RpcError) as caught:
-        if how == "call":
-            orders.Get(request)
-        elif how == "with_call":
-            orders.Get.with_call(request)
-        elif how == "future":
-            orders.Get.future(request).result(10)
-        else:
-            next(orders.List(request))
+        HOWS[how](orders, request)
     error = caught.value
     assert isinstance(error, grpc.Call)
     assert error.code() is grpc.StatusCode.FAILED_PRECONDITION

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import concurrent.futures
+import threading
 from collections import Counter
+from typing import Any
 
 import pytest
 
@@ -29,6 +31,16 @@ async def test_it_is_a_client_of_its_flavour(kind: Kind, services: clientlb.Serv
     assert response.json()["target"] == "/v1/items?n=1"
     assert response.json()["headers"]["x-tenant"] == "t"
     assert http.client.is_closed
+
+
+async def test_the_usual_arguments_are_taken(kind: Kind, services: clientlb.Services) -> None:
+    limits = kind.library.Limits(max_connections=2)
+    async with kind.client(
+        services, http2=True, limits=limits, verify=False, trust_env=False, params={"p": "1"}
+    ) as http:
+        assert (await http.get("http://orders/")).json()["target"] == "/?p=1"
+    with pytest.raises(TypeError, match="tiemout"):
+        kind.client_type(services, tiemout=3)
 
 
 async def test_the_caller_sees_the_service_and_the_server_too(kind: Kind, services: clientlb.Services) -> None:
@@ -125,6 +137,41 @@ async def test_inner_transports_are_made_by_the_caller(kind: Kind, services: cli
     assert texts == {f"http://{endpoint}/x?y=1" for endpoint in made}
 
 
+@pytest.mark.parametrize(
+    ("scheme", "secure", "dialled", "server_name"),
+    [
+        ("http", False, b"http", None),
+        ("http", True, b"https", "orders"),
+        ("https", False, b"https", "orders"),
+        ("https", True, b"https", "orders"),
+        ("ws", False, b"ws", None),
+        ("ws", True, b"wss", "orders"),
+        ("wss", False, b"wss", "orders"),
+    ],
+)
+async def test_the_url_or_the_endpoint_asks_for_tls(
+    kind: Kind, scheme: str, secure: bool, dialled: bytes, server_name: str | None
+) -> None:
+    seen = []
+
+    def answer(request: Any) -> Any:
+        seen.append((request.url.raw_scheme, request.url.port, request.extensions.get("sni_hostname")))
+        return kind.library.Response(200)
+
+    registry = ManualDiscovery({"orders": [clientlb.Endpoint("10.0.0.1", 8443, secure=secure)]})
+    with clientlb.Services(registry) as services:
+        async with kind.client(services, inner=lambda _: kind.library.MockTransport(answer)) as http:
+            response = await http.get(f"{scheme}://orders/")
+    assert seen == [(dialled, 8443, server_name)]
+    assert "sni_hostname" not in response.request.extensions
+
+
+async def test_a_scheme_that_is_not_http_is_an_error_of_the_client(kind: Kind, services: clientlb.Services) -> None:
+    async with kind.client(services) as http:
+        with pytest.raises(kind.library.UnsupportedProtocol):
+            await http.get("ftp://orders/")
+
+
 @pytest.mark.parametrize("mount", ["http://orders", "all://orders"])
 async def test_a_mount_that_names_a_host_comes_first(kind: Kind, services: clientlb.Services, mount: str) -> None:
     mock = kind.library.MockTransport(lambda request: kind.library.Response(418))
@@ -196,6 +243,16 @@ async def test_no_endpoints_is_an_error_of_the_flavour(
     assert str(caught.value.request.url) == "http://nobody/x"
     for detail in ("nobody", "manual://", "connection refused by the registry"):
         assert detail in str(caught.value)
+
+
+async def test_a_call_waits_for_the_first_list(kind: Kind, shared_servers: dict[str, Process]) -> None:
+    registry = ManualDiscovery()
+    with clientlb.Services(registry) as services:
+        soon = threading.Timer(0.1, registry.set, ("orders", [shared_servers["a"].address]))
+        soon.start()
+        async with kind.client(services) as http:
+            assert (await http.get("http://orders/")).json()["server"] == "a"
+        soon.join()
 
 
 async def test_closed_services_are_said_to_be_closed(kind: Kind, registry: ManualDiscovery) -> None:

@@ -103,6 +103,40 @@ def test_max_idle_must_be_possible(kind: Kind, services: clientlb.Services, max_
         kind.client_type(services, max_idle=max_idle)
 
 
+async def test_an_interrupted_call_gives_its_connection_back(
+    kind: Kind, registry: ManualDiscovery, services: clientlb.Services
+) -> None:
+    class Interrupt(BaseException):
+        pass
+
+    closed: list[str] = []
+
+    class Inner(kind.library.MockTransport):  # type: ignore[misc, name-defined]
+        def __init__(self, endpoint: clientlb.Endpoint) -> None:
+            super().__init__(self.answer)
+            self.host = endpoint.host
+
+        def answer(self, request: object) -> object:
+            if self.host == HOSTS[0]:
+                raise Interrupt
+            return kind.library.Response(200)
+
+        def close(self) -> None:
+            closed.append(self.host)
+
+        async def aclose(self) -> None:
+            closed.append(self.host)
+
+    registry.set("orders", [HOSTS[0] + ":80"])
+    async with kind.client(services, inner=Inner) as http:
+        with pytest.raises(Interrupt):
+            await http.get("http://orders/")
+        registry.set("orders", [HOSTS[1] + ":80"])
+        await http.get("http://orders/")
+        assert closed == [HOSTS[0]]
+    assert closed == HOSTS[:2]
+
+
 async def test_a_transport_that_cannot_be_closed_harms_no_call(
     kind: Kind, registry: ManualDiscovery, services: clientlb.Services
 ) -> None:
@@ -147,6 +181,7 @@ def test_a_forked_child_connects_anew(kind: Kind, own_server: Process, own_servi
 
     for _ in HOSTS:
         call_once()
+    before = own_server.figures()["opened"]
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -159,6 +194,7 @@ def test_a_forked_child_connects_anew(kind: Kind, own_server: Process, own_servi
         assert json.loads(pipe.read()) == ["own"] * len(HOSTS)
     os.waitpid(pid, 0)
     opened = own_server.figures()["opened"]
+    assert opened - before - 1 == len(HOSTS)  # the child has touched none of the parent's connections
     if kind.is_async:
         return  # each asyncio.run of the parent has connections of its own anyhow
     for _ in HOSTS:

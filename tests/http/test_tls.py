@@ -71,6 +71,14 @@ async def test_another_services_certificate_is_refused(kind: Kind, server: Proce
                 await http.get("https://payments/")
 
 
+async def test_two_hosts_of_one_service_share_no_connection(kind: Kind, server: Process, trust: ssl.SSLContext) -> None:
+    with serve(clientlb.Endpoint("127.0.0.1", server.port)) as services:
+        async with kind.client(services, verify=trust, hosts={"orders": "orders", "shop": "orders"}) as http:
+            assert (await http.get("https://orders/")).status_code == 200
+            with pytest.raises(kind.library.ConnectError, match=r"(?i)certificate"):
+                await http.get("https://shop/")
+
+
 async def test_an_unknown_authority_is_refused(kind: Kind, server: Process) -> None:
     with serve(clientlb.Endpoint("127.0.0.1", server.port)) as services:
         async with kind.client(services) as http:

@@ -53,7 +53,7 @@ class Ending:
         """The attempt has ended."""
         self._exchange.links.running.discard(self)
         call = self._reference()
-        if call is not None:
+        if call is not None and not call.dropped:
             call.attempt_ended(self._attempt)
             return
         # nobody wanted to know; this may be garbage collection at work, where no lock may be taken
@@ -78,6 +78,7 @@ class BalancedCall(grpc.aio.Call):
     """
 
     ends_when_dropped = True
+    dropped = False  # nobody refers to it any more
 
     def __init__(self, exchange: Exchange, steps: Steps) -> None:
         self._exchange = exchange
@@ -100,6 +101,7 @@ class BalancedCall(grpc.aio.Call):
 
     def __del__(self) -> None:
         if not getattr(self, "_ended", True) and self._inner is not None:
+            self.dropped = True
             with contextlib.suppress(Exception):
                 self._inner.cancel()
 

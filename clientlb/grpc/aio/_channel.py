@@ -195,24 +195,36 @@ class Channel(ServiceChannel, grpc.aio.Channel):
 
     async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
         """Wait until the connectivity differs from `last_observed_state`."""
-        while self.get_state() is last_observed_state:
+        await self._wait_while(lambda state: state is last_observed_state)
+
+    async def channel_ready(self) -> None:
+        """Wait until a call could be sent at once. Connects to every endpoint, also to those that come meanwhile.
+
+        Raises:
+            ClosedError: The channel is closed.
+        """
+        await self._wait_while(lambda state: state not in (State.READY, State.SHUTDOWN), connect=True)
+        if self._closed:
+            raise self.closed_error()
+
+    async def _wait_while(self, goes_on: Callable[[State], bool], *, connect: bool = False) -> None:
+        while not self._closed:
             links = self.links()
-            waits: list[Coroutine[Any, Any, Any]] = [links.changed.wait()]
-            waits += [channel.wait_for_state_change(channel.get_state()) for channel in links.current]
-            tasks = [asyncio.ensure_future(wait) for wait in waits]
+            # each state is read once: a change between two looks would be waited for in vain
+            states = {
+                channel: channel.get_state(connect) for channel in (links.open_all() if connect else links.current)
+            }
+            if not goes_on(aggregate(states.values())):
+                return
+            changes: list[Coroutine[Any, Any, Any]] = [links.changed.wait()]
+            changes += [channel.wait_for_state_change(state) for channel, state in states.items()]
+            tasks = [asyncio.ensure_future(change) for change in changes]
             try:
                 await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def channel_ready(self) -> None:
-        """Wait until a call could be sent at once."""
-        while (state := self.get_state(try_to_connect=True)) is not State.READY:
-            if state is State.SHUTDOWN:
-                raise AioChannelClosedError("Channel is closed.")
-            await self.wait_for_state_change(state)
 
     # ------------------------------------------------------------------ life
 

@@ -1,0 +1,201 @@
+"""Endpoints that come and go, connectivity, forks: the life of the channels underneath."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import subprocess
+import sys
+import textwrap
+import threading
+from pathlib import Path
+
+import grpc
+import pytest
+
+import clientlb
+import clientlb.grpc
+import clientlb.grpc.aio
+from clientlb.testing import ManualDiscovery
+from tests.servers.process import wait_until
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_leavers_channel_is_closed_after_its_last_call(connect, discovery, pb, pair):
+    leaver, stayer = pair
+    discovery.set("orders", [leaver.address])
+    orders = connect()
+    links = orders.channel.links
+    stream = orders.List(pb.Request(count=3))
+    assert next(stream).port == leaver.port
+    (channel,) = links.channels
+    discovery.set("orders", [stayer.address])
+    assert links.channels == [channel]
+    assert links.current == []
+    assert orders.Get(pb.Request()).port == stayer.port
+    assert len(links.channels) == 2
+    assert [reply.number for reply in stream] == [1, 2]
+    wait_until(lambda: channel not in links.channels, what="the channel of the leaver is closed")
+    with pytest.raises(ValueError, match="closed"):
+        channel.unary_unary("/shop.Orders/Get")(b"")
+
+
+def test_an_idle_leavers_channel_is_closed_at_once(connect, discovery, pb, pair):
+    discovery.set("orders", [server.address for server in pair])
+    orders = connect()
+    assert {orders.Get(pb.Request()).port for _ in range(4)} == {server.port for server in pair}
+    kept = list(orders.channel.links.channels)
+    discovery.set("orders", [pair[1].address])
+    wait_until(lambda: len(orders.channel.links.channels) == 1)
+    assert orders.channel.links.channels[0] in kept  # survivors keep their connection
+    assert orders.Get(pb.Request()).port == pair[1].port
+
+
+async def test_an_aio_leavers_channel_is_closed_after_its_last_call(aconnect, discovery, pb, pair):
+    leaver, stayer = pair
+    discovery.set("orders", [leaver.address])
+    orders = aconnect()
+    stream = orders.List(pb.Request(count=3))
+    assert (await anext(aiter(stream))).port == leaver.port
+    links = orders.channel.links()
+    (channel,) = links.channels
+    discovery.set("orders", [stayer.address])
+    assert (await orders.Get(pb.Request())).port == stayer.port
+    assert channel in links.channels
+    assert [reply.number async for reply in stream] == [1, 2]
+    assert channel not in links.channels
+    await asyncio.sleep(0)
+    with pytest.raises(grpc.aio.UsageError, match="closed"):
+        channel.unary_unary("/shop.Orders/Get")(b"")
+
+
+def test_a_new_endpoint_gets_calls_at_once(connect, discovery, pb, pair):
+    discovery.set("orders", [pair[0].address])
+    orders = connect()
+    orders.Get(pb.Request())
+    discovery.set("orders", [server.address for server in pair])
+    assert {orders.Get(pb.Request()).port for _ in range(2)} == {server.port for server in pair}
+
+
+def test_stubs_made_for_every_call_leave_nothing_behind(connect, stub_class, discovery, pb, pair):
+    discovery.set("orders", [pair[0].address])
+    channel = connect().channel
+    first = channel.unary_unary("/shop.Orders/Get", pb.Request.SerializeToString, pb.Reply.FromString)
+    first(pb.Request())
+    (link,) = channel.links._by_node.values()
+    assert list(first._at) == [link]
+    discovery.set("orders", [pair[1].address])
+    del link
+    wait_until(lambda: len(first._at) == 0)
+
+
+def test_connectivity_is_that_of_the_best_endpoint(connect, discovery, pb, pair, nobody):
+    discovery.set("orders", [nobody, pair[0].address])
+    channel = connect().channel
+    states: list[grpc.ChannelConnectivity] = []
+    channel.subscribe(states.append)
+    assert states == [grpc.ChannelConnectivity.IDLE]
+    grpc.channel_ready_future(channel).result(timeout=10)
+    wait_until(lambda: states[-1] is grpc.ChannelConnectivity.READY)
+    discovery.set("orders", [])
+    wait_until(lambda: states[-1] is grpc.ChannelConnectivity.IDLE)
+    channel.unsubscribe(states.append)
+    channel.close()
+
+
+def test_a_subscriber_hears_of_the_end(connect, discovery, pair):
+    discovery.set("orders", [pair[0].address])
+    channel = connect().channel
+    states: list[grpc.ChannelConnectivity] = []
+    channel.subscribe(states.append, try_to_connect=True)
+    wait_until(lambda: states[-1] is grpc.ChannelConnectivity.READY)
+    channel.close()
+    assert states[-1] is grpc.ChannelConnectivity.SHUTDOWN
+
+
+async def test_aio_connectivity_is_that_of_the_best_endpoint(aconnect, discovery, pb, pair, nobody):
+    discovery.set("orders", [])
+    channel = aconnect().channel
+    assert channel.get_state() is grpc.ChannelConnectivity.IDLE
+    waiting = asyncio.ensure_future(channel.channel_ready())
+    await asyncio.sleep(0.01)
+    discovery.set("orders", [nobody, pair[0].address])
+    await asyncio.wait_for(waiting, 10)
+    assert channel.get_state() is grpc.ChannelConnectivity.READY
+    change = asyncio.ensure_future(channel.wait_for_state_change(grpc.ChannelConnectivity.READY))
+    await asyncio.sleep(0.01)
+    await channel.close()
+    await asyncio.wait_for(change, 10)
+    assert channel.get_state() is grpc.ChannelConnectivity.SHUTDOWN
+    with pytest.raises(clientlb.ClosedError):
+        await channel.channel_ready()
+
+
+def test_a_channel_that_nobody_holds_hears_nothing_more(services, discovery, pair):
+    discovery.set("orders", [pair[0].address])
+    hooks = len(services._hooks)
+    clientlb.grpc.channel("orders", services)
+    gc.collect()
+    discovery.set("orders", [pair[1].address])
+    assert len(services._hooks) == hooks
+
+
+def test_nothing_runs_after_close(services, discovery, stub_class, pb, pair, nobody):
+    discovery.set("orders", [nobody, pair[0].address])
+    with clientlb.grpc.channel("orders", services) as channel:
+        for _ in range(2):
+            stub_class(channel).Get.future(pb.Request()).result(10)
+    wait_until(lambda: not [thread for thread in threading.enumerate() if thread.name.startswith("clientlb-grpc")])
+
+
+def test_a_forked_child_has_channels_of_its_own(stubs, pair):
+    script = f"""
+        import os, sys
+        sys.path.insert(0, {str(stubs)!r})
+        import orders_pb2 as pb, orders_pb2_grpc
+        import clientlb, clientlb.grpc
+
+        services = clientlb.Services("static://{pair[0].address},{pair[1].address}")
+        channel = clientlb.grpc.channel("orders", services, idempotent=True)
+        orders = orders_pb2_grpc.OrdersStub(channel)
+        before = channel.links
+        assert orders.Get(pb.Request(id="parent"), timeout=10).id == "parent"
+        pid = os.fork()
+        if pid == 0:
+            good = orders.Get(pb.Request(id="child"), timeout=10).id == "child" and channel.links is not before
+            os._exit(0 if good else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert orders.Get(pb.Request(id="again"), timeout=10).id == "again"
+        assert channel.links is before
+        print("both called")
+        channel.close()
+        services.close()
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert "both called" in done.stdout, done.stderr
+
+
+def test_channels_of_an_endpoint_that_came_back_are_new(connect, discovery, pb, pair):
+    discovery.set("orders", [pair[0].address])
+    orders = connect()
+    orders.Get(pb.Request())
+    (before,) = orders.channel.links.channels
+    discovery.set("orders", [pair[1].address])
+    discovery.set("orders", [pair[0].address])
+    assert orders.Get(pb.Request()).port == pair[0].port
+    (after,) = orders.channel.links.channels
+    assert after is not before
+
+
+def test_imports_nothing_at_import_of_clientlb():
+    code = "import sys, clientlb; assert 'grpc' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
+
+
+def test_manual_discovery_is_left_open(discovery: ManualDiscovery, services, pair):
+    discovery.set("orders", [pair[0].address])
+    clientlb.grpc.channel("orders", services).close()
+    assert discovery.watched("orders") == 1

@@ -1,0 +1,1 @@
+"""Long runs: `make soak`. They are no part of `make test`."""
