@@ -290,7 +290,7 @@ class Balancer:
             node.in_flight -= leaving
             if outcome is _SUCCESS or (outcome is not None and outcome is not _IGNORED):
                 seconds = now - pick.started
-                if not pick.observed:  # else the head was counted, and then the body broke off
+                if pick.observed is None:  # else the head was counted, and then the body broke off
                     if now >= self._due:
                         self._window.advance(now)
                     counts = node.counts
@@ -302,23 +302,28 @@ class Balancer:
                         node.count_with_care(seconds)
                 success = outcome is _SUCCESS
                 if node.troubled or not success:
-                    event = self._judge(pick, success, reason, now)
+                    event = self._judge(pick, success, reason, now, leaving)
                 if self._observe is not None:
                     self._observe(node, seconds, success, now)
-            elif outcome is _IGNORED and node.breaker.ignored(pick, now):
-                self._sort_by_health()
+            elif outcome is _IGNORED:
+                if node.breaker.ignored(pick, now):
+                    self._sort_by_health()
+            elif node.troubled and pick.observed is _SUCCESS:  # the body was fine, too
+                event = self._judge(pick, True, reason, now, leaving)
         finally:
             self._release()
         if event is not None:
             self._emit([event])
 
-    def _judge(self, pick: Pick, success: bool, reason: str, now: float) -> events.Event | None:
+    def _judge(self, pick: Pick, success: bool, reason: str, now: float, leaving: int) -> events.Event | None:
         """Let an outcome that is news to the breaker reach it."""
         node = pick.node
         breaker = node.breaker
         health = self.options.health
         event: events.Event | None = None
         if success:
+            if not leaving and breaker.state is State.CLOSED:
+                return None  # a good head does not make up for failures before: the body is yet to come
             if breaker.succeeded(pick.started):
                 # what was known before the trouble says nothing about now
                 node.score = -inf

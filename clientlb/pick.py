@@ -27,7 +27,7 @@ class Pick:
     Attributes:
         node: The endpoint with its live state.
         started: When it was picked, in seconds of the balancer's clock.
-        observed: Whether an outcome was reported before the release.
+        observed: The outcome that was reported before the release, if there was one.
     """
 
     __slots__ = ("_balancer", "node", "observed", "started")
@@ -36,7 +36,7 @@ class Pick:
         self._balancer: Balancer | None = balancer  # None once released
         self.node = node
         self.started = started
-        self.observed = False
+        self.observed: Outcome | None = None
 
     @property
     def endpoint(self) -> Endpoint:
@@ -46,9 +46,9 @@ class Pick:
     def observe(self, outcome: Outcome, reason: str = "") -> None:
         """Report the outcome at the head of the response, while the call goes on. Only the first one counts."""
         balancer = self._balancer
-        if balancer is not None and not self.observed:
+        if balancer is not None and self.observed is None:
             balancer.report(self, outcome, reason, 0)
-            self.observed = True
+            self.observed = outcome
 
     def release(self, outcome: Outcome | None = None, reason: str = "") -> None:
         """End the call. Only the first release counts.
@@ -62,7 +62,7 @@ class Pick:
         if balancer is None:
             return
         self._balancer = None
-        if self.observed:
+        if self.observed is not None:
             if outcome is _SUCCESS or outcome is _IGNORED:
                 outcome = None
         elif outcome is None:

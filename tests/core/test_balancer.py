@@ -251,7 +251,37 @@ def test_body_that_breaks_off_reaches_health():
         assert bench.balancer.stats().in_flight == 1
         pick.release(Outcome.FAILURE, "ReadError")
     stats = bench.balancer.stats()
-    assert (stats.calls, stats.failures, stats.in_flight) == (5, 5, 0)
+    assert (stats.calls, stats.failures, stats.in_flight, stats.healthy) == (5, 5, 0, 0)
+
+
+def test_body_that_ends_well_clears_the_failures_before():
+    bench = Bench(1)
+    for _ in range(10):
+        for _ in range(4):
+            bench.attempt(Outcome.FAILURE)
+        pick = bench.balancer.try_pick()
+        pick.observe(Outcome.SUCCESS)
+        pick.release()
+    assert bench.balancer.stats().healthy == 1
+
+
+def test_head_of_a_probe_restores_before_its_body_ends():
+    bench = Bench(1, 2)
+    bench.fail(1)
+    bench.clock.advance(6)
+    pick = bench.balancer.try_pick()
+    pick.observe(Outcome.SUCCESS)
+    assert bench.balancer.stats().healthy == 2
+    pick.release()
+
+
+def test_failure_at_the_head_is_not_made_good_by_the_end():
+    bench = Bench(1, 2)
+    for _ in range(5):
+        pick = bench.balancer.try_pick([bench.node(2)])
+        pick.observe(Outcome.FAILURE)
+        pick.release()
+    assert bench.balancer.stats().healthy == 1
 
 
 def test_latency_is_taken_at_the_head():
