@@ -18,11 +18,15 @@ class RetryState(RetryCallState):
     Args:
         rng: Where jitter comes from.
         started: When the call started, in seconds of the balancer's clock.
+
+    Attributes:
+        transparent: Attempts so far that are not in `attempt_number`, because they never reached a server.
     """
 
     def __init__(self, rng: random.Random, started: float) -> None:
         super().__init__(retry_object=None, fn=None, args=(), kwargs={})  # type: ignore[arg-type]
         self.rng = rng
+        self.transparent = 0
         self.start_time = started
         self.outcome_timestamp = started
 

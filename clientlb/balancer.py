@@ -273,6 +273,10 @@ class Balancer:
                 return untried
         return self._ready or self._nodes
 
+    def has_untried(self, tried: Collection[Node]) -> bool:
+        """Whether there is a healthy endpoint that is not among those tried."""
+        return any(node not in tried for node in self._ready)
+
     def report(self, pick: Pick, outcome: Outcome | None, reason: str, leaving: int) -> None:
         """Let the outcome of an attempt reach figures, breaker and policy. Picks call this.
 

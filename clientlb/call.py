@@ -154,6 +154,7 @@ def call(
             balancer.withdraw_retry,
             now=now,
             rng=balancer.rng,
+            untried=balancer.has_untried((*tried, pick.node)),
             idempotent=idempotent,
             replayable=replayable,
             deadline=deadline,
@@ -173,6 +174,5 @@ def call(
         if again is None:  # the list became empty meanwhile
             raise balancer.no_endpoints(started)
         pick = again
-        state.attempt_number += 1
-        attempt = Attempt(pick, state.attempt_number, trace)
+        attempt = Attempt(pick, attempt.number + 1, trace)
     yield None

@@ -114,9 +114,10 @@ class RetryOptions:
         methods: HTTP methods that may be repeated after they were sent (default: RFC 9110's idempotent ones).
         statuses: HTTP status codes worth another endpoint (default 429, 502, 503 and 504).
         codes: gRPC status codes worth another endpoint (default UNAVAILABLE and RESOURCE_EXHAUSTED).
+        transparent: How often a call is repeated at once on an endpoint that it has not tried, because the attempt
+            surely never reached a server (a refused connection). Neither `stop` nor `wait` nor `budget` has a say in that, nor
+            has the method (default 10; gRPC's transparent retries, gRFC A6, have no limit).
         budget: Bounds the retries of the whole service.
-
-    A call that surely never reached the application (a refused connection) is repeated whatever its method.
     """
 
     stop: Callable[[RetryCallState], bool] = field(default_factory=lambda: stop_after_attempt(3))
@@ -124,6 +125,7 @@ class RetryOptions:
     methods: frozenset[str] = _IDEMPOTENT_METHODS
     statuses: frozenset[int] = RETRYABLE_STATUSES
     codes: frozenset[str] = RETRYABLE_CODES
+    transparent: int = 10
     budget: BudgetOptions = BudgetOptions()
 
     def __post_init__(self) -> None:
@@ -131,6 +133,7 @@ class RetryOptions:
             raise ConfigurationError(f"retry.stop is {self.stop!r}; give a tenacity stop_* object")
         if not callable(self.wait) or isinstance(self.wait, type):
             raise ConfigurationError(f"retry.wait is {self.wait!r}; give a tenacity wait_* object")
+        require_int("retry.transparent", self.transparent, 0)
         for status in self.statuses:
             if not isinstance(status, int) or not 100 <= status <= 599:
                 raise ConfigurationError(f"retry.statuses has {status!r}; give HTTP status codes, 100 to 599")
@@ -215,4 +218,4 @@ class CallOptions:
 
 
 _NO_CALL_OPTIONS = CallOptions()
-NO_RETRIES = RetryOptions(stop=stop_after_attempt(1))
+NO_RETRIES = RetryOptions(stop=stop_after_attempt(1), transparent=0)

@@ -30,6 +30,7 @@ def decide(
     *,
     now: float,
     rng: random.Random,
+    untried: bool,
     idempotent: bool,
     replayable: bool,
     deadline: float | None,
@@ -39,10 +40,11 @@ def decide(
     Args:
         verdict: How the attempt went.
         options: The service's, or the call's own.
-        state: Carries the number of attempts so far; made at the first failure.
+        state: Carries what was tried so far, and is brought up to date here; made at the first failure.
         withdraw: Takes one retry out of the service's budget, or says that there is none left.
         now: Seconds of the balancer's clock.
         rng: Source of jitter.
+        untried: There is a healthy endpoint that this call has not tried.
         idempotent: The call may safely reach two servers.
         replayable: The request can be sent again.
         deadline: When the caller stops waiting, in seconds of the same clock.
@@ -53,6 +55,14 @@ def decide(
         return Refusal.NOT_IDEMPOTENT
     if not replayable and not verdict.untouched:
         return Refusal.NOT_REPLAYABLE
+    if (
+        not verdict.sent
+        and untried
+        and state.transparent < options.transparent
+        and (deadline is None or now < deadline)
+    ):
+        state.transparent += 1
+        return 0.0
     state.outcome_timestamp = now
     if options.stop(state):
         return Refusal.STOPPED
@@ -64,4 +74,5 @@ def decide(
         return Refusal.OUT_OF_TIME
     if not withdraw(now):
         return Refusal.OUT_OF_BUDGET
+    state.attempt_number += 1
     return delay

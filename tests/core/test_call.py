@@ -19,6 +19,7 @@ from clientlb import (
 )
 from clientlb.call import Attempt, Sleep, Wait, call
 from clientlb.drive import drive, drive_async
+from clientlb.options import NO_RETRIES
 from clientlb.outcome import SUCCEEDED
 from clientlb.retry.policy import Refusal
 from clientlb.testing import FakeClock
@@ -88,6 +89,14 @@ def test_retries_go_elsewhere():
     ]
 
 
+def test_a_dead_fleet_costs_no_call_while_one_server_lives():
+    bench = Bench(ports=range(1, 9), budget=BudgetOptions(ratio=0, reserve=0))
+    taken, _ = bench.play(*[REFUSED] * 7, SUCCEEDED, idempotent=False)
+    assert [type(step) for step in taken] == [Attempt] * 8
+    assert {step.pick.endpoint.port for step in taken} == set(range(1, 9))
+    assert [step.number for step in taken] == list(range(1, 9))
+
+
 def test_no_sleep_when_the_wait_is_zero():
     taken, _ = Bench(wait=wait_none()).play(FAILED, SUCCEEDED)
     assert [type(step) for step in taken] == [Attempt, Attempt]
@@ -99,6 +108,7 @@ def test_no_sleep_when_the_wait_is_zero():
         ([BROKEN], {}, Refusal.NOT_RETRYABLE),
         ([FAILED], {"idempotent": False}, Refusal.NOT_IDEMPOTENT),
         ([REFUSED, FAILED], {"idempotent": False}, Refusal.NOT_IDEMPOTENT),
+        ([REFUSED], {"retry": NO_RETRIES}, Refusal.STOPPED),
         ([FAILED], {"replayable": False}, Refusal.NOT_REPLAYABLE),
         ([FAILED, FAILED, FAILED], {}, Refusal.STOPPED),
         ([FAILED, FAILED], {"retry": RetryOptions(stop=stop_after_attempt(2))}, Refusal.STOPPED),

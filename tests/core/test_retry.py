@@ -23,6 +23,7 @@ def ask(verdict=FAILED, *, attempt=1, now=1.0, started=0.0, budget=True, **chang
     state.attempt_number = attempt
     arguments = {
         "options": RetryOptions(wait=wait_fixed(0.1)),
+        "untried": False,
         "idempotent": True,
         "replayable": True,
         "deadline": None,
@@ -49,11 +50,23 @@ def ask(verdict=FAILED, *, attempt=1, now=1.0, started=0.0, budget=True, **chang
         (Refusal.OUT_OF_TIME, {"deadline": 1.05}),
         (0.1, {"deadline": 1.2}),
         (Refusal.OUT_OF_BUDGET, {"budget": False}),
+        (0.0, {"verdict": REFUSED, "untried": True, "budget": False, "idempotent": False, "attempt": 9}),
+        (0.1, {"verdict": REFUSED, "untried": True, "options": RetryOptions(wait=wait_fixed(0.1), transparent=0)}),
+        (0.1, {"untried": True}),
+        (Refusal.OUT_OF_TIME, {"verdict": REFUSED, "untried": True, "deadline": 1.0}),
     ],
 )
 def test_decision(expected, arguments):
     answer = ask(**arguments)
     assert answer == (pytest.approx(expected) if isinstance(expected, float) else expected)
+
+
+def test_transparent_attempts_are_counted_apart_and_end():
+    state, rng = RetryState(random.Random(1), 0.0), random.Random(1)
+    options = RetryOptions(transparent=2, wait=wait_fixed(0.1), stop=stop_after_attempt(2))
+    arguments = {"now": 1.0, "rng": rng, "untried": True, "idempotent": True, "replayable": True, "deadline": None}
+    answers = [decide(REFUSED, options, state, lambda now: True, **arguments) for _ in range(4)]
+    assert answers == [0.0, 0.0, 0.1, Refusal.STOPPED]
 
 
 def test_server_that_asks_to_wait_is_not_asked_earlier():
@@ -72,6 +85,7 @@ def test_a_refusal_costs_no_budget():
         lambda now: bool(spent.append(now)) or True,
         now=1.0,
         rng=random.Random(1),
+        untried=True,
         idempotent=False,
         replayable=True,
         deadline=None,
