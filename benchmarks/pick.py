@@ -40,7 +40,7 @@ def called_balancer(policy: str, size: int) -> Balancer:
     """A balancer of which every endpoint was called at least once."""
     balancer = Balancer("orders", Options(policy=policy))
     balancer.update(Endpoint(f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}", 8080) for n in range(size))
-    while any(node.counts is None for node in balancer.nodes):
+    while any(endpoint.calls == 0 for endpoint in balancer.stats().endpoints):
         pick_and_release(balancer, 10 * size)
     return balancer
 

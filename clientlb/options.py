@@ -115,8 +115,8 @@ class RetryOptions:
         statuses: HTTP status codes worth another endpoint (default 429, 502, 503 and 504).
         codes: gRPC status codes worth another endpoint (default UNAVAILABLE and RESOURCE_EXHAUSTED).
         transparent: How often a call is repeated at once on an endpoint that it has not tried, because the attempt
-            surely never reached a server (a refused connection). Neither `stop` nor `wait` nor `budget` has a say in that, nor
-            has the method (default 10; gRPC's transparent retries, gRFC A6, have no limit).
+            surely never reached a server (a refused connection). Neither `stop` nor `wait` nor `budget` has a say in
+            that, nor has the method (default 10; gRPC's transparent retries, gRFC A6, have no limit).
         budget: Bounds the retries of the whole service.
     """
 

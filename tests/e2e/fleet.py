@@ -128,8 +128,10 @@ class Fleet:
             server.joined()
             self._start_spare()
 
-    def kill_one(self) -> Server:
-        server = self.serving.pop(0)
+    def kill(self, name: str) -> Server:
+        """SIGKILL one of those that serve."""
+        [server] = [server for server in self.serving if server.name == name]
+        self.serving.remove(server)
         server.kill()
         return server
 

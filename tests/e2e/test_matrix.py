@@ -45,7 +45,7 @@ class TestEachShell:
         with Traffic(shell, services, fleet) as traffic:
             traffic.wait_endpoints(len(fleet.serving))  # those that were killed before have left
             traffic.wait_served_by(*fleet.names)
-            fleet.kill_one()
+            fleet.kill(traffic.favourite)
             traffic.wait_retry()  # somebody met the dead server
             traffic.wait_calls(30)
         traffic.check_no_failures()

@@ -24,20 +24,26 @@ SHELLS = ("httpx async", "grpc aio")
 
 
 class DirectoryThatFails:
-    """A `dir://` registry that can be taken away. Something else is then in its place, so nobody can make it anew."""
+    """A `dir://` registry behind a symbolic link, which can be made to point at something else in one step."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._away = folder.with_name(folder.name + ".away")
-        self.url = f"dir://{folder}"
+        self._link, self._registry, self._something = folder / "link", folder / "registry", folder / "file"
+        self._registry.mkdir()
+        self._something.touch()
+        self._link.symlink_to(self._registry)
+        self.url = f"dir://{self._link}"
 
     def kill(self) -> None:
-        self._folder.rename(self._away)
-        self._folder.touch()
+        """From now on nobody can read it, write it or make it anew."""
+        self._point_at(self._something)
 
     def start(self) -> None:
-        self._folder.unlink()
-        self._away.rename(self._folder)
+        self._point_at(self._registry)
+
+    def _point_at(self, target: Path) -> None:
+        draft = self._link.with_name("draft")
+        draft.symlink_to(target)
+        draft.rename(self._link)
 
 
 @pytest.fixture(params=REGISTRIES)
@@ -46,9 +52,7 @@ def registry(
 ) -> Iterator[DirectoryThatFails | ZooKeeperServer | ConsulServer]:
     """A registry with a memory, that the test may kill and start again."""
     if request.param == "dir":
-        folder = tmp_path / "registry"
-        folder.mkdir()
-        yield DirectoryThatFails(folder)
+        yield DirectoryThatFails(tmp_path)
     else:
         server = {"zookeeper": ZooKeeperServer, "consul": ConsulServer}[request.param]()
         with running(server):
@@ -77,9 +81,9 @@ def test_registry_killed_and_restarted(registry: DirectoryThatFails | ZooKeeperS
             traffic.wait_outage()
             traffic.wait_calls(30)
 
-        victim = fleet.kill_one()
+        victim = fleet.kill(traffics[0].favourite)
+        traffics[0].wait_retry()
         for traffic in traffics:
-            traffic.wait_retry()
             traffic.wait_calls(30)
             assert traffic.lists(victim)  # nobody could say that it is gone
 

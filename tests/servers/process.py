@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import shutil
-import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 SERVERS = Path(__file__).parents[2] / ".cache" / "servers"
-PR_SET_PDEATHSIG = 1
-_prctl = getattr(ctypes.CDLL(None), "prctl", None)
+
+# However the test run ends, SIGKILL included, no server outlives it (PR_SET_PDEATHSIG, which survives exec). Not as a
+# preexec_fn: that makes subprocess fork with our threads, and gRPC's crash one such child in four.
+_DIE_WITH_PARENT = """
+import ctypes, os, signal, sys
+if hasattr(libc := ctypes.CDLL(None), "prctl"):
+    libc.prctl(1, signal.SIGKILL)
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
 
 
 def free_ports(count: int) -> list[int]:
@@ -42,12 +48,6 @@ def wait_until(condition: Callable[[], object], timeout: float = 10.0, what: str
     while not condition():
         assert time.monotonic() < deadline, f"{what} did not come true within {timeout} s"
         time.sleep(0.02)
-
-
-def _die_with_parent() -> None:
-    # However the test run ends, SIGKILL included, no server outlives it.
-    if _prctl is not None:
-        _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class ServerProcess:
@@ -81,13 +81,12 @@ class ServerProcess:
         assert not self.running
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                self.command(),
+                [sys.executable, "-S", "-c", _DIE_WITH_PARENT, *self.command()],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=self.folder,
                 start_new_session=True,  # a Ctrl-C at the terminal is for pytest, which then stops us
-                preexec_fn=_die_with_parent,
             )
 
     def wait_ready(self) -> None:
