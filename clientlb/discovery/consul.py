@@ -26,6 +26,7 @@ from clientlb.errors import ClosedError, ConfigurationError, DiscoveryError
 _MAX_WAIT = 600.0  # Consul's own limit
 _GRACE = 10.0  # seconds that an answer may take beyond its wait: without a leader, a server tries for 7
 _CLOSE_PATIENCE = 0.5
+_GRACE_AFTER_OUTAGE = 10.0  # seconds; owners renew every third of their lease, which is as long as this by default
 _FROM_TAGS = ("zone", "version", "secure", "weight")
 _NOTHING: Mapping[str, Any] = {}
 
@@ -154,15 +155,16 @@ class ConsulResolver:
             self._thread.join(_CLOSE_PATIENCE)
 
     def _run(self, http: ConsulHTTP, feed: Feed, decoder: InstanceDecoder) -> None:
-        backoff, pace = Backoff(), _Pace()
+        backoff, pace, grace = Backoff(), _Pace(), _Grace()
         index = 0
         while not self._closing.is_set():
             try:
-                answer = self._ask(http, index)
+                answer = self._ask(http, index, grace.left(time.monotonic()))
                 index = _next_index(index, answer)
-                endpoints = decoder.decode_all(_passing(answer))
+                endpoints = decoder.decode_all(grace.alive(*_instances(answer), time.monotonic()))
             except Exception as error:  # whatever it is, the watch goes on
                 index = 0
+                grace.outage()
                 reason = str(error) or type(error).__name__
                 feed.error(DiscoveryError(f"{self._address}: asking for {self._service} failed: {reason}"))
                 self._closing.wait(backoff.failed())
@@ -171,10 +173,11 @@ class ConsulResolver:
                 feed.update(endpoints)
                 self._closing.wait(pace.pause(time.monotonic()))
 
-    def _ask(self, http: ConsulHTTP, index: int) -> Answer:
+    def _ask(self, http: ConsulHTTP, index: int, at_most: float | None) -> Answer:
+        wait = self._wait if at_most is None else min(self._wait, at_most)
         # Consul adds up to a sixteenth to the wait, so that not all watches come back at once
-        silence = _GRACE + (self._wait * 17 / 16 if index else 0.0)
-        question = {"index": str(index), "wait": f"{self._wait * 1000:.0f}ms", **self._parameters}
+        silence = _GRACE + (wait * 17 / 16 if index else 0.0)
+        question = {"index": str(index), "wait": f"{wait * 1000:.0f}ms", **self._parameters}
         return http.get(path("health", "service", self._service), silence, question)
 
 
@@ -187,20 +190,21 @@ def _next_index(index: int, answer: Answer) -> int:
     return 0 if given < index else max(given, 1)
 
 
-def _passing(answer: Answer) -> dict[str, bytes]:
-    """The instances whose checks all pass, as plain JSON documents by node and id, in a stable order."""
+def _instances(answer: Answer) -> tuple[dict[str, bytes], dict[str, bytes]]:
+    """The instances whose checks all pass, and the others, as plain JSON documents by node and id."""
     entries = answer.json()
     if not isinstance(entries, list):
         raise ConsulError(f"a list was expected, not {type(entries).__name__}")
     if not entries and answer.headers.get("X-Consul-Results-Filtered-By-ACLs") == "true":
         raise ConsulError("the token may not see the instances: it needs service:read and node:read")
-    documents: dict[str, bytes] = {}
+    passing: dict[str, bytes] = {}
+    others: dict[str, bytes] = {}
     for entry in entries:
         node, service = _mapping(entry, "Node"), _mapping(entry, "Service")
-        if _passes(entry):
-            # An id is unique only within its node.
-            documents[f"{node.get('Node')}/{service.get('ID')}"] = json.dumps(_document(node, service)).encode()
-    return dict(sorted(documents.items()))
+        # An id is unique only within its node.
+        id = f"{node.get('Node')}/{service.get('ID')}"
+        (passing if _passes(entry) else others)[id] = json.dumps(_document(node, service)).encode()
+    return passing, others
 
 
 def _passes(entry: Any) -> bool:
@@ -228,6 +232,34 @@ def _mapping(value: Any, key: str) -> Mapping[str, Any]:
     """`value[key]` if both are objects; what strangers registered may be anything."""
     inner = value.get(key) if isinstance(value, Mapping) else None
     return inner if isinstance(inner, Mapping) else _NOTHING
+
+
+class _Grace:
+    """After an outage, whoever was alive before it stays alive for a while, as long as Consul still knows of it.
+
+    An agent that was away longer than the leases takes all servers for dead, one after another, until they renew.
+    """
+
+    def __init__(self) -> None:
+        self._alive: dict[str, bytes] = {}
+        self._until = 0.0
+        self._outage = False
+
+    def outage(self) -> None:
+        """Consul did not answer."""
+        self._outage = True
+
+    def alive(self, passing: dict[str, bytes], others: dict[str, bytes], now: float) -> dict[str, bytes]:
+        """Return the instances that get calls, in a stable order."""
+        if self._outage:
+            self._outage, self._until = False, now + _GRACE_AFTER_OUTAGE
+        kept = {id: data for id, data in others.items() if id in self._alive} if now < self._until else {}
+        self._alive = dict(sorted({**kept, **passing}.items()))
+        return self._alive
+
+    def left(self, now: float) -> float | None:
+        """Seconds after which Consul has to be asked again, news or not; None without a grace."""
+        return max(0.1, self._until - now) if now < self._until else None
 
 
 class _Pace:

@@ -23,6 +23,7 @@ PREVIOUS_ATTEMPTS = "grpc-previous-rpc-attempts"
 
 _OK = grpc.StatusCode.OK
 _UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
+_CANCELLED = grpc.StatusCode.CANCELLED
 _RETRYABLE = Outcome.RETRYABLE
 
 # gRPC core before 1.51 had no "; last error: ..."; without the address in it the text proves nothing
@@ -33,6 +34,8 @@ _CALLERS_OWN = (
     "Exception deserializing response!",
     "Exception iterating requests!",
 )
+# all that a server says whose process ends while it serves a call; whoever cancels on this side says more
+_CANCELLED_THERE = "CANCELLED"
 _TOO_LARGE = "message larger than max"
 
 
@@ -59,6 +62,8 @@ def verdict(
         return Verdict(Outcome.IGNORED, code.name)
     if code is _UNAVAILABLE and never_connected(text, endpoint):
         return Verdict(Outcome.RETRYABLE if code.name in retryable else Outcome.FAILURE, "cannot connect", sent=False)
+    if code is _CANCELLED and text == _CANCELLED_THERE:
+        return Verdict(Outcome.RETRYABLE, "CANCELLED by the server")
     found = classify_code(code.name, retryable)
     if found.outcome is not _RETRYABLE:
         return found

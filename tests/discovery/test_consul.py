@@ -13,7 +13,7 @@ import consul as consul_module
 import pytest
 
 from clientlb.discovery import Discovery, open_discovery
-from clientlb.discovery.consul import ConsulDiscovery
+from clientlb.discovery.consul import ConsulDiscovery, _Grace
 from clientlb.endpoint import Endpoint
 from clientlb.errors import ClosedError, ConfigurationError
 from clientlb.registration.consul import ConsulRegistrar
@@ -358,6 +358,45 @@ def test_bad_answers_keep_the_list(service: str, reply: Reply, problem: str) -> 
         assert all(endpoints for endpoints in seen.updates)
         # after an error: answer now
         assert [query["index"] for query in agent.queries[:4]] == ["0", "5", "0", "0"]
+
+
+def test_after_an_outage_living_servers_are_not_taken_for_dead(service: str) -> None:
+    """An agent that was away longer than the leases finds them ended, and says so of one server after another."""
+
+    def critical(port: int, id: str) -> dict[str, Any]:
+        return {**entry(port, id=id), "Checks": [{"CheckID": f"service:{id}", "Status": "critical"}]}
+
+    one, two = entry(1, id="one"), entry(2, id="two")
+    answers = [
+        Reply([one, two], index=5),
+        Reply(status=500, body=b"No cluster leader"),
+        Reply([critical(1, "one"), two], index=6),
+        Reply([critical(1, "one"), critical(2, "two"), critical(3, "three")], index=7),
+        Reply([one, critical(2, "two"), critical(3, "three")], index=8),
+        Reply([critical(2, "two"), critical(3, "three")], index=9),  # the first one has deregistered
+    ]
+
+    def script(query: dict[str, str]) -> Reply:
+        return answers.pop(0) if len(answers) > 1 else answers[0]
+
+    with ScriptedAgent(script) as agent, watching(open_discovery(agent.url), service) as seen:
+        seen.expect(2)
+        updates = [{endpoint.port for endpoint in update} for update in seen.updates]
+        assert [ports for index, ports in enumerate(updates) if ports != updates[index - 1]] == [{1, 2}, {2}]
+
+
+def test_the_grace_after_an_outage_ends() -> None:
+    grace, one, two = _Grace(), {"one": b"1"}, {"two": b"2"}
+    assert grace.alive({**two, **one}, {}, 0.0) == {**one, **two}
+    assert grace.alive(two, one, 1.0) == two, "without an outage Consul is believed at once"
+    assert grace.left(1.0) is None
+    grace.outage()
+    assert grace.alive(one, two, 100.0) == {**one, **two}
+    assert grace.left(104.0) == 6.0
+    assert grace.alive({}, {**one, **two}, 109.0) == {**one, **two}
+    assert grace.alive({}, two, 109.5) == two, "who deregistered is gone"
+    assert grace.left(110.0) is None
+    assert grace.alive({}, two, 110.0) == {}
 
 
 def test_index_that_goes_back(service: str) -> None:
