@@ -202,7 +202,7 @@ class Balancer:
             raise self.no_endpoints(started)
         return pick
 
-    def try_pick(self, exclude: Collection[Node] = (), *, repeatable: bool = True) -> Pick | None:
+    def try_pick(self, exclude: Collection[Node] = (), repeatable: bool = True) -> Pick | None:
         """Pick an endpoint now; None when none is known. Never blocks.
 
         Args:
@@ -277,7 +277,7 @@ class Balancer:
         """Whether there is a healthy endpoint that is not among those tried."""
         return any(node not in tried for node in self._ready)
 
-    def report(self, pick: Pick, outcome: Outcome | None, reason: str, leaving: int) -> None:
+    def report(self, pick: Pick, outcome: Outcome | None, reason: str, leaving: int, now: float | None = None) -> None:
         """Let the outcome of an attempt reach figures, breaker and policy. Picks call this.
 
         Args:
@@ -285,9 +285,11 @@ class Balancer:
             outcome: How it went; None if there is no news.
             reason: Why, in a word or two.
             leaving: 1 when the call is no longer in flight from now on, else 0.
+            now: Seconds of the clock, if they were just read.
         """
         event = None
-        now = self.clock()
+        if now is None:
+            now = self.clock()
         node = pick.node
         self._acquire()
         try:

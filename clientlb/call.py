@@ -5,9 +5,9 @@
     ...send the request to step.pick.endpoint...
     step = steps.send(verdict)              # None: that attempt stands. Else Sleep or the next Attempt
 
-Who has the last word releases: when `None` comes back, the pick of the last attempt belongs to the shell, which
-releases it when the response has been read, or at once after an error. Picks of attempts that are repeated are released
-here. Closing the generator while an attempt runs (cancellation, KeyboardInterrupt) ends its pick as IGNORED.
+When `None` comes back the attempt that stands is still in flight: its pick belongs to the shell, which releases it when
+the response has been read, or at once after an error. In a `whole` call the verdict has ended it already. Closing the
+generator while an attempt runs (cancellation, KeyboardInterrupt) ends its pick as IGNORED.
 `clientlb.drive` has the two loops, one for functions and one for coroutines.
 """
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from clientlb import events
 from clientlb.backoff import RetryState
@@ -28,14 +28,21 @@ from clientlb.pick import Pick
 from clientlb.retry.policy import Refusal, decide
 
 
-@dataclass(slots=True)
 class Attempt:
-    """Send the request to `pick.endpoint`, then send the verdict into the generator."""
+    """Send the request to `pick.endpoint`, then send the verdict into the generator.
 
-    pick: Pick
-    number: int
-    """1 for the first attempt."""
-    trace: Trace
+    Attributes:
+        pick: Where to send it.
+        number: 1 for the first attempt.
+        trace: What happened to the call so far.
+    """
+
+    __slots__ = ("number", "pick", "trace")
+
+    def __init__(self, pick: Pick, number: int, trace: Trace) -> None:
+        self.pick = pick
+        self.number = number
+        self.trace = trace
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +59,14 @@ class Wait:
     seconds: float
 
 
+_RETRYABLE = Outcome.RETRYABLE  # see clientlb.balancer
+_IGNORED = Outcome.IGNORED
+
 Step: TypeAlias = Attempt | Sleep | Wait
 Steps: TypeAlias = Generator[Step | None, Verdict | None, None]
 
 
-@dataclass(frozen=True, slots=True)
-class Tried:
+class Tried(NamedTuple):
     """One attempt of a call: where it went and why it was not the last one, or how it ended."""
 
     endpoint: Endpoint
@@ -105,6 +114,7 @@ def call(
     replayable: bool = True,
     retry: RetryOptions | None = None,
     deadline: float | None = None,
+    whole: bool = False,
 ) -> Steps:
     """Make the steps of one call.
 
@@ -114,65 +124,66 @@ def call(
         replayable: The request can be sent again; False for a one-shot body.
         retry: Replaces the service's retry options.
         deadline: When the caller stops waiting, in seconds of the balancer's clock.
+        whole: The verdict is the end of its attempt; no body or stream follows it.
 
     Raises:
         NoEndpointsError: No endpoint became known in time.
     """
-    clock = balancer.clock
     repeatable = idempotent and replayable
-    pick = balancer.try_pick(repeatable=repeatable)
+    pick = balancer.try_pick((), repeatable)
     if pick is None:
-        asked_at = clock()
+        asked_at = balancer.clock()
         patience = balancer.options.wait_for_endpoints
         yield Wait(patience if deadline is None else max(0.0, min(patience, deadline - asked_at)))
-        pick = balancer.try_pick(repeatable=repeatable)
+        pick = balancer.try_pick((), repeatable)
         if pick is None:
             raise balancer.no_endpoints(asked_at)
-    trace = Trace(balancer.service)
+    attempt = Attempt(pick, 1, Trace(balancer.service))
     state: RetryState | None = None
-    tried: list[Node] = []
-    attempt = Attempt(pick, 1, trace)
-    started = pick.started
     while True:
         try:
             verdict = yield attempt
-            assert verdict is not None, "an attempt is answered with its verdict"
         except BaseException:
-            pick.release(Outcome.IGNORED)
+            pick.release(_IGNORED)
             raise
-        now = clock()
-        trace.attempts.append(Tried(pick.node.endpoint, verdict.reason, now - pick.started))
-        pick.observe(verdict.outcome, verdict.reason)
-        if verdict.outcome is not Outcome.RETRYABLE:
+        assert verdict is not None, "an attempt is answered with its verdict"
+        now = balancer.clock()
+        attempt.trace.attempts.append(Tried(pick.node.endpoint, verdict.reason, now - pick.started))
+        if whole:
+            pick.release(verdict.outcome, verdict.reason, now)
+        else:
+            pick.observe(verdict.outcome, verdict.reason, now)
+        if verdict.outcome is not _RETRYABLE:
             break
         if state is None:
-            state = RetryState(balancer.rng, started)
-        decision = decide(
+            state = RetryState(balancer.rng, pick.started)
+            tried: list[Node] = []
+        tried.append(pick.node)
+        delay = decide(
             verdict,
             retry or balancer.options.retry,
             state,
             balancer.withdraw_retry,
             now=now,
             rng=balancer.rng,
-            untried=balancer.has_untried((*tried, pick.node)),
+            untried=balancer.has_untried(tried),
             idempotent=idempotent,
             replayable=replayable,
             deadline=deadline,
         )
-        endpoint = pick.node.endpoint
-        if isinstance(decision, Refusal):
-            trace.refusal = decision
-            if decision is Refusal.OUT_OF_BUDGET:
-                balancer.count_retry(events.RetryDenied(balancer.service, endpoint, attempt.number, verdict.reason))
+        facts = (balancer.service, pick.endpoint, attempt.number, verdict.reason)
+        if isinstance(delay, Refusal):
+            attempt.trace.refusal = delay
+            if delay is Refusal.OUT_OF_BUDGET:
+                balancer.count_retry(events.RetryDenied(*facts))
             break
         pick.release()
-        tried.append(pick.node)
-        balancer.count_retry(events.Retried(balancer.service, endpoint, attempt.number, verdict.reason, decision))
-        if decision > 0:
-            yield Sleep(decision)
-        again = balancer.try_pick(tried, repeatable=repeatable)
+        balancer.count_retry(events.Retried(*facts, delay))
+        if delay > 0:
+            yield Sleep(delay)
+        again = balancer.try_pick(tried, repeatable)
         if again is None:  # the list became empty meanwhile
-            raise balancer.no_endpoints(started)
+            raise balancer.no_endpoints(state.start_time)
         pick = again
-        attempt = Attempt(pick, attempt.number + 1, trace)
+        attempt = Attempt(pick, attempt.number + 1, attempt.trace)
     yield None

@@ -28,7 +28,7 @@ def balanced(
 
     def steps_of(balancer: Balancer) -> Steps:
         retry = options.retry_options(balancer.options.retry)
-        return call(balancer, idempotent=bool(options.idempotent), retry=retry)
+        return call(balancer, idempotent=bool(options.idempotent), retry=retry, whole=True)
 
     def decorate(function: Callable[Concatenate[Endpoint, Params], Return]) -> Callable[Params, Return]:
         if inspect.iscoroutinefunction(function):
@@ -36,25 +36,21 @@ def balanced(
 
             @functools.wraps(function)
             async def run_async(*args: Params.args, **kwargs: Params.kwargs) -> Any:
-                async def send(attempt: Attempt) -> tuple[Any, Attempt]:
-                    return await coroutine_function(attempt.pick.endpoint, *args, **kwargs), attempt
+                async def send(attempt: Attempt) -> Any:
+                    return await coroutine_function(attempt.pick.endpoint, *args, **kwargs)
 
                 balancer = find()
-                result, attempt = await drive_async(steps_of(balancer), balancer, send, judge)
-                attempt.pick.release()
-                return result
+                return await drive_async(steps_of(balancer), balancer, send, judge)
 
             return cast("Callable[Params, Return]", run_async)
 
         @functools.wraps(function)
         def run(*args: Params.args, **kwargs: Params.kwargs) -> Return:
-            def send(attempt: Attempt) -> tuple[Return, Attempt]:
-                return function(attempt.pick.endpoint, *args, **kwargs), attempt
+            def send(attempt: Attempt) -> Return:
+                return function(attempt.pick.endpoint, *args, **kwargs)
 
             balancer = find()
-            result, attempt = drive(steps_of(balancer), balancer, send, judge)
-            attempt.pick.release()
-            return result
+            return drive(steps_of(balancer), balancer, send, judge)
 
         return run
 

@@ -43,20 +43,21 @@ class Pick:
         """Where to send the call."""
         return self.node.endpoint
 
-    def observe(self, outcome: Outcome, reason: str = "") -> None:
+    def observe(self, outcome: Outcome, reason: str = "", now: float | None = None) -> None:
         """Report the outcome at the head of the response, while the call goes on. Only the first one counts."""
         balancer = self._balancer
         if balancer is not None and self.observed is None:
-            balancer.report(self, outcome, reason, 0)
+            balancer.report(self, outcome, reason, 0, now)
             self.observed = outcome
 
-    def release(self, outcome: Outcome | None = None, reason: str = "") -> None:
+    def release(self, outcome: Outcome | None = None, reason: str = "", now: float | None = None) -> None:
         """End the call. Only the first release counts.
 
         Args:
             outcome: How it went; None is success, or what was observed before. After an observed success a failure
                 still counts: the body broke off.
             reason: Why, in a word or two.
+            now: Seconds of the balancer's clock, if they were just read.
         """
         balancer = self._balancer
         if balancer is None:
@@ -67,7 +68,7 @@ class Pick:
                 outcome = None
         elif outcome is None:
             outcome = _SUCCESS
-        balancer.report(self, outcome, reason, 1)
+        balancer.report(self, outcome, reason, 1, now)
 
     def __enter__(self) -> Pick:
         return self

@@ -67,6 +67,8 @@ class Services:
         self._balancers: dict[str, Balancer] = {}
         self._resolvers: dict[str, Resolver] = {}
         self._closed = False
+        self.forks = 0
+        """How often this process was forked off since: what a shell keeps belongs to the parent when it has grown."""
         _survive_forks(self)
 
     def __getitem__(self, service: str) -> Balancer:
@@ -189,6 +191,7 @@ class Services:
 
     def _after_fork(self) -> None:
         """In a forked child: the threads that watch are gone. Keep the lists, watch anew on the next use."""
+        self.forks += 1
         self._lock = threading.Lock()
         self._resolvers = {}  # dropped, not closed: closing would talk over the parent's connections
         if self._url is not None:

@@ -8,12 +8,15 @@ flavour mixes its own base class in, because its client insists on it.
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from typing import Any
 
-from clientlb._http.links import Link
+from clientlb._http.links import Link, Links
 from clientlb.outcome import Outcome, Verdict
 from clientlb.pick import Pick
+
+_log = logging.getLogger("clientlb.http")
 
 
 class _ResponseBody:
@@ -23,8 +26,8 @@ class _ResponseBody:
         stream: The transport's.
         pick: Released when the body is closed, or earlier as a failure if the body breaks off.
         judge: Gives the verdict on an exception.
+        links: Where the link belongs to; it is given back when the body is closed.
         link: What the response came through.
-        give_back: Called with the link, once, when the body is closed; the async one awaits it.
     """
 
     def __init__(
@@ -32,14 +35,14 @@ class _ResponseBody:
         stream: Any,
         pick: Pick,
         judge: Callable[[Exception], Verdict],
+        links: Links[Any],
         link: Link[Any],
-        give_back: Callable[[Link[Any]], Any],
     ) -> None:
         self._stream = stream
         self._pick = pick
         self._judge = judge
+        self._links = links
         self._link: Link[Any] | None = link
-        self._give_back = give_back
 
     def _broke_off(self, error: Exception) -> None:
         verdict = self._judge(error)
@@ -65,34 +68,40 @@ class ResponseBody(_ResponseBody):
         finally:
             self._pick.release()
             link, self._link = self._link, None
-            if link is not None:
-                self._give_back(link)
+            if link is not None and self._links.give_back(link):
+                close_retired(self._links)
 
 
 class AsyncResponseBody(_ResponseBody):
-    """The async one."""
+    """The async one. It is its own iterator: an async generator would cost every response several microseconds."""
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        parts = aiter(self._stream)
+    _parts: AsyncIterator[bytes] | None = None
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        self._parts = aiter(self._stream)
+        return self
+
+    async def __anext__(self) -> bytes:
+        assert self._parts is not None
         try:
-            async for part in parts:
-                yield part
+            return await anext(self._parts)
+        except StopAsyncIteration:
+            raise
         except Exception as error:
             self._broke_off(error)
             raise
-        finally:
-            if isinstance(parts, AsyncGenerator):
-                await parts.aclose()
 
     async def aclose(self) -> None:
         """End the call."""
         try:
+            if isinstance(self._parts, AsyncGenerator):
+                await self._parts.aclose()  # it may have been left half-way
             await self._stream.aclose()
         finally:
             self._pick.release()
             link, self._link = self._link, None
-            if link is not None:
-                await self._give_back(link)
+            if link is not None and self._links.give_back(link):
+                await aclose_retired(self._links)
 
 
 class _OneShotBody:
@@ -141,3 +150,21 @@ class AsyncOneShotBody(_OneShotBody):
     async def aclose(self) -> None:
         """Close the caller's stream."""
         await self._stream.aclose()
+
+
+def close_retired(links: Links[Any]) -> None:
+    """Close transports whose endpoints have left. That this may fail is nobody's concern."""
+    for transport in links.retired():
+        try:
+            transport.close()
+        except Exception:
+            _log.debug("a transport could not be closed", exc_info=True)
+
+
+async def aclose_retired(links: Links[Any]) -> None:
+    """The same for async transports, in the event loop that they belong to."""
+    for transport in links.retired():
+        try:
+            await transport.aclose()
+        except Exception:
+            _log.debug("a transport could not be closed", exc_info=True)

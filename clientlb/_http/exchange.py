@@ -10,7 +10,7 @@ import time
 from abc import ABC, abstractmethod
 from typing import Any, Generic, TypeVar
 
-from clientlb._http.body import AsyncOneShotBody, OneShotBody
+from clientlb._http.body import AsyncOneShotBody, OneShotBody, aclose_retired, close_retired
 from clientlb._http.flavour import Flavour
 from clientlb._http.links import Link, Links
 from clientlb._http.message import AnyRequest, copy_to, is_idempotent, is_replayable
@@ -47,8 +47,9 @@ class _Exchange(ABC, Generic[AnyRequest]):
     __slots__ = ("_balancer", "_body", "_flavour", "_links", "_request", "_retry", "steps")
 
     def __init__(self, flavour: Flavour, balancer: Balancer, links: Links[Any], request: AnyRequest) -> None:
-        options = CallOptions.of(request.extensions.get("clientlb"))
-        retry = options.retry_options(balancer.options.retry)
+        given = request.extensions.get("clientlb")
+        options = None if given is None else CallOptions.of(given)
+        retry = balancer.options.retry if options is None else options.retry_options(balancer.options.retry)
         self._flavour = flavour
         self._balancer = balancer
         self._links = links
@@ -68,19 +69,15 @@ class _Exchange(ABC, Generic[AnyRequest]):
         """The transport of an attempt, taken, and the copy of the request for it."""
         request = self._request
         endpoint = attempt.pick.node.endpoint
-        plain, secure, wanted = _SCHEMES[request.url.scheme]
+        scheme, secure, wanted = _SCHEMES[request.url.scheme]
         changes: dict[str, Any] = {} if self._body is None else {"stream": self._body}
         server_name: str | None = None
         if wanted or endpoint.secure:
+            scheme = secure
             server_name = request.extensions.get("sni_hostname") or request.url.raw_host.decode("ascii")
             changes["extensions"] = {**request.extensions, "sni_hostname": server_name}
-        address = {
-            "raw_scheme": plain if server_name is None else secure,
-            "raw_host": endpoint.host.encode(),
-            "port": endpoint.port,
-        }
-        copy = copy_to(request, self._flavour.url, address, changes)
-        return self._links.take(self._balancer, endpoint, server_name), copy
+        link = self._links.take(self._balancer, endpoint, server_name)
+        return link, copy_to(request, self._flavour.url, scheme, link.address, changes)
 
     def classify(self, response: Any, error: Exception | None) -> Verdict:
         """Say what a response or an error means for the endpoint and for another attempt."""
@@ -113,11 +110,12 @@ class Exchange(_Exchange[AnyRequest]):
         try:
             response = link.transport.handle_request(request)
         except BaseException:
-            self._give_back(link)
+            if self._links.give_back(link):
+                close_retired(self._links)
             raise
         response.extensions["clientlb"] = attempt.trace
         response.stream = self._flavour.response_body(
-            response.stream, attempt.pick, self._flavour.errors.of, link, self._give_back
+            response.stream, attempt.pick, self._flavour.errors.of, self._links, link
         )
         return response
 
@@ -127,10 +125,6 @@ class Exchange(_Exchange[AnyRequest]):
             response.stream.close()
         except Exception:
             _log.debug("a response that is not wanted could not be closed", exc_info=True)
-
-    def _give_back(self, link: Link[Any]) -> None:
-        if self._links.give_back(link):
-            close_retired(self._links)
 
 
 class AsyncExchange(_Exchange[AnyRequest]):
@@ -148,11 +142,12 @@ class AsyncExchange(_Exchange[AnyRequest]):
         try:
             response = await link.transport.handle_async_request(request)
         except BaseException:
-            await self._give_back(link)
+            if self._links.give_back(link):
+                await aclose_retired(self._links)
             raise
         response.extensions["clientlb"] = attempt.trace
         response.stream = self._flavour.async_response_body(
-            response.stream, attempt.pick, self._flavour.errors.of, link, self._give_back
+            response.stream, attempt.pick, self._flavour.errors.of, self._links, link
         )
         return response
 
@@ -162,25 +157,3 @@ class AsyncExchange(_Exchange[AnyRequest]):
             await response.stream.aclose()
         except Exception:
             _log.debug("a response that is not wanted could not be closed", exc_info=True)
-
-    async def _give_back(self, link: Link[Any]) -> None:
-        if self._links.give_back(link):
-            await aclose_retired(self._links)
-
-
-def close_retired(links: Links[Any]) -> None:
-    """Close transports whose endpoints have left. That this may fail is nobody's concern."""
-    for transport in links.retired():
-        try:
-            transport.close()
-        except Exception:
-            _log.debug("a transport could not be closed", exc_info=True)
-
-
-async def aclose_retired(links: Links[Any]) -> None:
-    """The same for async transports, in the event loop that they belong to."""
-    for transport in links.retired():
-        try:
-            await transport.aclose()
-        except Exception:
-            _log.debug("a transport could not be closed", exc_info=True)

@@ -108,26 +108,32 @@ class EndpointURL:
 
 
 def copy_to(
-    request: AnyRequest, url_class: type[EndpointURL], address: Mapping[str, Any], changes: Mapping[str, Any]
+    request: AnyRequest,
+    url_class: type[EndpointURL],
+    scheme: bytes,
+    address: Mapping[str, Any],
+    changes: Mapping[str, Any],
 ) -> AnyRequest:
     """Copy a request for an endpoint.
 
     Args:
         request: The caller's; it shares everything with the copy but what is replaced.
         url_class: The `EndpointURL` of the flavour.
-        address: `raw_scheme`, `raw_host` and `port`.
+        scheme: Of the URL.
+        address: `raw_host` and `port` of the URL.
         changes: Attributes of the copy that differ, such as the stream.
     """
     url = url_class.__new__(url_class)
-    url.__dict__ = {**address, "raw_path": request.url.raw_path, "logical": request.url}
+    logical = request.url
+    url.__dict__ = {**address, "raw_scheme": scheme, "raw_path": logical.raw_path, "logical": logical}
     copy = object.__new__(type(request))
     copy.__dict__ = {**request.__dict__, **changes, "url": url}
     return copy
 
 
-def is_idempotent(request: Request, options: CallOptions, retry: RetryOptions) -> bool:
+def is_idempotent(request: Request, options: CallOptions | None, retry: RetryOptions) -> bool:
     """Whether the request may safely reach two servers: by its options, its method or its idempotency key."""
-    if options.idempotent is not None:
+    if options is not None and options.idempotent is not None:
         return options.idempotent
     return request.method in retry.methods or any(name in request.headers for name in IDEMPOTENCY_HEADERS)
 

@@ -7,7 +7,6 @@ class in, so that its clients accept them.
 from __future__ import annotations
 
 import asyncio
-import os
 import ssl
 import threading
 from abc import ABC, abstractmethod
@@ -15,7 +14,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
-from clientlb._http.exchange import SCHEMES, AsyncExchange, Exchange, aclose_retired, close_retired
+from clientlb._http.body import aclose_retired, close_retired
+from clientlb._http.exchange import SCHEMES, AsyncExchange, Exchange
 from clientlb._http.flavour import Flavour, Settings
 from clientlb._http.hosts import Hosts, host_rule
 from clientlb._http.links import Links
@@ -121,7 +121,7 @@ class SyncShell(Shell[SyncTransportT], Generic[AnyRequest, AnyResponse, SyncTran
     _transport_name = "HTTPTransport"
 
     def _renew(self) -> None:
-        self._pid = os.getpid()
+        self._forks = self._services.forks
         self._links = self._new_links()
 
     def handle_request(self, request: AnyRequest) -> AnyResponse:
@@ -149,7 +149,7 @@ class SyncShell(Shell[SyncTransportT], Generic[AnyRequest, AnyResponse, SyncTran
         return result
 
     def _links_here(self) -> Links[SyncTransportT]:
-        if self._pid != os.getpid():
+        if self._forks != self._services.forks:
             self._renew()  # the parent's connections are dropped, not closed: closing would talk over them
         return self._links
 
@@ -167,7 +167,7 @@ class AsyncShell(Shell[AsyncTransportT], Generic[AnyRequest, AnyResponse, AsyncT
     _transport_name = "AsyncHTTPTransport"
 
     def _renew(self) -> None:
-        self._pid = os.getpid()
+        self._forks = self._services.forks
         self._lock = threading.Lock()
         # replaced, never changed, so that reading needs no lock
         self._by_loop: dict[asyncio.AbstractEventLoop, Links[AsyncTransportT]] = {}
@@ -199,10 +199,10 @@ class AsyncShell(Shell[AsyncTransportT], Generic[AnyRequest, AnyResponse, AsyncT
     def _links_here(self) -> Links[AsyncTransportT]:
         loop = asyncio.get_running_loop()
         links = self._by_loop.get(loop)
-        return self._begin_in(loop) if links is None or self._pid != os.getpid() else links
+        return self._begin_in(loop) if links is None or self._forks != self._services.forks else links
 
     def _begin_in(self, loop: asyncio.AbstractEventLoop) -> Links[AsyncTransportT]:
-        if self._pid != os.getpid():
+        if self._forks != self._services.forks:
             self._renew()  # see SyncShell
         links = self._new_links()
         with self._lock:

@@ -27,7 +27,7 @@ class Exchange:
 
     Args:
         method: What is called.
-        form: How: `"__call__"`, `"with_call"` or `"future"`.
+        form: How: `"with_call"` or `"future"`; None for the plain call.
         balancer: Of the service.
         request: One request, or a `Requests`.
         timeout: Seconds for the whole call.
@@ -49,7 +49,7 @@ class Exchange:
     def __init__(
         self,
         method: Method,
-        form: str,
+        form: str | None,
         balancer: Balancer,
         request: Any,
         timeout: float | None,
@@ -86,20 +86,20 @@ class Exchange:
             return Verdict(Outcome.IGNORED, type(error).__name__)
         return self.verdict(self._attempt, error)
 
-    def release(self) -> None:
-        """The attempt that stands is over."""
-        assert self._attempt is not None
-        self._attempt.pick.release()
-
     # ------------------------------------------------------------------ attempts
 
     def start(self, attempt: Attempt) -> Any:
         """Send the request to the endpoint of an attempt."""
-        function = getattr(self._method.at(attempt.pick.node), self._form)
+        pick = attempt.pick
+        deadline = self.deadline
+        request = self._request
+        function = self._method.at(pick.node)
+        if self._form is not None:
+            function = getattr(function, self._form)
         return function(
-            iter(self._request) if isinstance(self._request, Requests) else self._request,
-            self.time_remaining(),
-            metadata_of_attempt(self._metadata, attempt.number),
+            iter(request) if type(request) is Requests else request,
+            None if deadline is None else max(0.0, deadline - pick.started),  # which is now: no need to read the clock
+            self._metadata if attempt.number == 1 else metadata_of_attempt(self._metadata, attempt.number),
             *self._arguments,
         )
 

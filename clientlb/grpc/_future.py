@@ -137,14 +137,13 @@ class BalancedFuture(grpc.Call, grpc.Future):  # type: ignore[type-arg]
             elif self._cancelled:
                 self._steps.close()
             else:
+                attempt.pick.release(found.outcome, found.reason)  # nothing follows the verdict
                 try:
                     following = self._steps.send(found)
                 except Exception as error:  # there is nobody left to send the next attempt to
                     failed = error
-                if following is None:
-                    attempt.pick.release()
-                    if found.outcome is not _SUCCESS:
-                        add_note(inner, attempt)
+                if following is None and found.outcome is not _SUCCESS:
+                    add_note(inner, attempt)
             if following is not None or failed is not None:
                 self._inner = None
         if failed is not None:

@@ -7,8 +7,9 @@ closed as soon as its last call has ended, so no running call is ever cancelled 
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from clientlb.balancer import Balancer
 from clientlb.endpoint import Endpoint
@@ -19,16 +20,28 @@ Channel = TypeVar("Channel")
 
 
 class Link(Generic[Channel]):
-    """The channel to one endpoint."""
+    """The channel to one endpoint.
 
-    __slots__ = ("__weakref__", "channel")
+    Attributes:
+        channel: The channel.
+        methods: What calls a method over it, by a weak reference to the balanced method. To be read, not changed.
+    """
+
+    __slots__ = ("channel", "methods")
 
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
+        self.methods: dict[weakref.ref[Any], Any] = {}
+
+    def add(self, method: weakref.ref[Any], function: Any) -> None:
+        """Keep what calls a method, as long as that method is in use."""
+        # replaced, not changed, since other threads add as well: what one loses to another is made again
+        known = {other: function for other, function in self.methods.items() if other() is not None}
+        self.methods = {**known, method: function}
 
 
-class Links(Generic[Channel]):
-    """The channels to the endpoints of one service.
+class Links(dict[Node, Link[Channel]]):
+    """The channels to the endpoints of one service, by the node that was picked. A missing one is opened.
 
     Args:
         balancer: Says who is still there.
@@ -47,38 +60,34 @@ class Links(Generic[Channel]):
         self._connect = connect
         self._dispose = dispose
         self._lock = threading.Lock()
-        self._by_node: dict[Node, Link[Channel]] = {}
         self._closed = False
 
-    def __getitem__(self, node: Node) -> Link[Channel]:
-        """The channel to an endpoint that was picked.
+    def __missing__(self, node: Node) -> Link[Channel]:
+        """Open the channel to an endpoint.
 
         Raises:
             ClosedError: After `take_all`.
         """
-        return self._by_node.get(node) or self._open(node)
-
-    def _open(self, node: Node) -> Link[Channel]:
         with self._lock:
             if self._closed:
                 raise ClosedError("the channel was closed meanwhile")
-            link = self._by_node.get(node)
+            link = self.get(node)
             if link is None:
-                link = self._by_node[node] = Link(self._connect(node.endpoint))
+                link = self[node] = Link(self._connect(node.endpoint))
             return link
 
     @property
     def channels(self) -> list[Channel]:
         """Every open channel."""
         with self._lock:
-            return [link.channel for link in self._by_node.values()]
+            return [link.channel for link in self.values()]
 
     @property
     def current(self) -> list[Channel]:
         """The open channels to endpoints that have not left."""
         nodes = frozenset(self._balancer.nodes)
         with self._lock:
-            return [link.channel for node, link in self._by_node.items() if node in nodes]
+            return [link.channel for node, link in self.items() if node in nodes]
 
     def open_all(self) -> list[Channel]:
         """Open a channel to every endpoint that is known; returns them."""
@@ -89,8 +98,8 @@ class Links(Generic[Channel]):
         # In this order: whoever is not in `nodes` gets no new call, so none in flight means none ever again.
         nodes = frozenset(self._balancer.nodes)
         with self._lock:
-            leavers = [node for node in self._by_node if node not in nodes]
-            idle = [self._by_node.pop(node) for node in leavers if node.in_flight == 0]
+            leavers = [node for node in self if node not in nodes]
+            idle = [self.pop(node) for node in leavers if node.in_flight == 0]
             self.leaving = len(idle) < len(leavers)
         for link in idle:
             self._dispose(link.channel)
@@ -99,6 +108,7 @@ class Links(Generic[Channel]):
         """Give all channels away, to be closed by the caller, and open no more."""
         with self._lock:
             self._closed = True
-            links, self._by_node = list(self._by_node.values()), {}
+            channels = [link.channel for link in self.values()]
+            self.clear()
             self.leaving = False
-        return [link.channel for link in links]
+        return channels

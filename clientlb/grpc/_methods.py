@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 import grpc
 
@@ -37,35 +37,33 @@ class Method:
         self._name = name
         self._arguments = arguments
         self._idempotent = channel.idempotence.of(name)
-        self._at: WeakKeyDictionary[Link[grpc.Channel], Any] = WeakKeyDictionary()
+        self._reference = weakref.ref(self)
 
     def at(self, node: Node) -> Any:
         """The same method of the channel to one endpoint."""
         link = self.channel.links[node]
-        return self._at.get(link) or self._open(link)
+        return link.methods.get(self._reference) or self._open(link)
 
     def _open(self, link: Link[grpc.Channel]) -> Any:
-        made = self._at[link] = getattr(link.channel, self._arity)(self._name, *self._arguments)
+        made = getattr(link.channel, self._arity)(self._name, *self._arguments)
+        link.add(self._reference, made)
         return made
 
-    def _block(self, form: str, request: Any, *arguments: Any) -> Any:
+    def _block(self, form: str | None, request: Any, *arguments: Any) -> Any:
         """Make a call on the thread of the caller."""
         channel = self.channel
         balancer = channel.balancer()
         exchange = Exchange(self, form, balancer, request, *arguments)
-        steps = call(balancer, idempotent=self._idempotent, deadline=exchange.deadline)
+        steps = call(balancer, idempotent=self._idempotent, deadline=exchange.deadline, whole=True)
         try:
-            result = drive(steps, balancer, exchange.send, exchange.classify)
+            return drive(steps, balancer, exchange.send, exchange.classify)
         except NoEndpointsError as error:
             raise exchange.no_endpoints(error) from error
-        except grpc.RpcError:
-            channel.tidy()
-            raise
-        exchange.release()
-        channel.tidy()
-        return result
+        finally:
+            if channel.links.leaving:
+                channel.links.tidy()
 
-    def _start(self, kind: Callable[..., Any], form: str, request: Any, *arguments: Any) -> Any:
+    def _start(self, kind: Callable[..., Any], form: str | None, request: Any, *arguments: Any) -> Any:
         """Start a call that goes on by itself."""
         balancer = self.channel.balancer()
         exchange = Exchange(self, form, balancer, request, *arguments)
@@ -84,7 +82,7 @@ class UnaryUnary(Method, grpc.UnaryUnaryMultiCallable):  # type: ignore[type-arg
         wait_for_ready: bool | None = None,
         compression: grpc.Compression | None = None,
     ) -> Any:
-        return self._block("__call__", request, timeout, metadata, credentials, wait_for_ready, compression)
+        return self._block(None, request, timeout, metadata, credentials, wait_for_ready, compression)
 
     def with_call(
         self,
@@ -124,7 +122,7 @@ class UnaryStream(Method, grpc.UnaryStreamMultiCallable):  # type: ignore[type-a
         compression: grpc.Compression | None = None,
     ) -> Any:
         return self._start(
-            BalancedStream, "__call__", request, timeout, metadata, credentials, wait_for_ready, compression
+            BalancedStream, None, request, timeout, metadata, credentials, wait_for_ready, compression
         )
 
 
@@ -141,7 +139,7 @@ class StreamUnary(Method, grpc.StreamUnaryMultiCallable):  # type: ignore[type-a
         compression: grpc.Compression | None = None,
     ) -> Any:
         requests = Requests(request_iterator)
-        return self._block("__call__", requests, timeout, metadata, credentials, wait_for_ready, compression)
+        return self._block(None, requests, timeout, metadata, credentials, wait_for_ready, compression)
 
     def with_call(
         self,
@@ -184,5 +182,5 @@ class StreamStream(Method, grpc.StreamStreamMultiCallable):  # type: ignore[type
     ) -> Any:
         requests = Requests(request_iterator)
         return self._start(
-            BalancedStream, "__call__", requests, timeout, metadata, credentials, wait_for_ready, compression
+            BalancedStream, None, requests, timeout, metadata, credentials, wait_for_ready, compression
         )

@@ -196,8 +196,8 @@ def test_idempotency_is_the_methods_the_keys_or_the_calls(method: str) -> None:
 def test_the_copy_of_a_request_leaves_the_original_alone(library: Any) -> None:
     url_class: type[EndpointURL] = type("EndpointURL", (EndpointURL, library.URL), {})
     request = library.Request("GET", "https://user:pw@orders:1/a%20b?c=d#e", headers={"A": "b"}, extensions={"x": 1})
-    address = {"raw_scheme": b"http", "raw_host": b"10.0.0.1", "port": 8080}
-    copy = copy_to(request, url_class, address, {"extensions": {"y": 2}})
+    address = {"raw_host": b"10.0.0.1", "port": 8080}
+    copy = copy_to(request, url_class, b"http", address, {"extensions": {"y": 2}})
     url = copy.url
     assert (url.raw_scheme, url.raw_host, url.port, url.raw_path) == (b"http", b"10.0.0.1", 8080, b"/a%20b?c=d")
     assert (url.scheme, url.host, url.path, url.query) == ("http", "10.0.0.1", "/a b", b"c=d")
@@ -216,7 +216,7 @@ def test_the_copy_of_a_request_leaves_the_original_alone(library: Any) -> None:
 def test_an_ipv6_endpoint_and_a_websocket_url(library: Any) -> None:
     url_class: type[EndpointURL] = type("EndpointURL", (EndpointURL, library.URL), {})
     request = library.Request("GET", "ws://orders/chat")
-    copy = copy_to(request, url_class, {"raw_scheme": b"ws", "raw_host": b"::1", "port": 80}, {})
+    copy = copy_to(request, url_class, b"ws", {"raw_host": b"::1", "port": 80}, {})
     assert (copy.url.raw_scheme, copy.url.raw_host) == (b"ws", b"::1")
     assert copy.url.host == "::1"
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import AsyncIterable, Iterable
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 import grpc
 import grpc.aio
@@ -39,15 +39,16 @@ class Method:
         self._name = name
         self._arguments = arguments
         self._idempotent = channel.idempotence.of(name)
-        self._at: WeakKeyDictionary[Link[grpc.aio.Channel], Any] = WeakKeyDictionary()
+        self._reference = weakref.ref(self)
 
     def at(self, links: LoopLinks, node: Node) -> Any:
         """The same method of the channel to one endpoint."""
         link = links[node]
-        return self._at.get(link) or self._open(link)
+        return link.methods.get(self._reference) or self._open(link)
 
     def _open(self, link: Link[grpc.aio.Channel]) -> Any:
-        made = self._at[link] = getattr(link.channel, self._arity)(self._name, *self._arguments)
+        made = getattr(link.channel, self._arity)(self._name, *self._arguments)
+        link.add(self._reference, made)
         return made
 
     def _start(
