@@ -10,7 +10,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # the maintained fork of python-consul has the same module name, so it lives beside the environment, not in it
-PY_CONSUL := .cache/py-consul
+PY_CONSUL := .tools/py-consul
 ARGS ?=
 
 .PHONY: env demo servers test lint bench soak docs clean
@@ -43,8 +43,8 @@ lint: env
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	@# pyright checks public types of an installed package only, and an editable one does not count
-	$(BIN)/pip install --quiet --no-deps --upgrade --target .cache/typed .
-	cd .cache && PYTHONPATH=typed ../$(BIN)/pyright --verifytypes clientlb --ignoreexternal
+	$(BIN)/pip install --quiet --no-deps --upgrade --target .tools/typed .
+	cd .tools && PYTHONPATH=typed ../$(BIN)/pyright --verifytypes clientlb --ignoreexternal
 
 bench: env
 	sh benchmarks/run.sh $(ARGS)
@@ -56,4 +56,4 @@ docs: env
 	$(BIN)/zensical build --clean
 
 clean:
-	rm -rf .venv .cache site dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .tools .cache site dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

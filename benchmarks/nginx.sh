@@ -1,11 +1,11 @@
 #!/bin/sh
-# nginx.sh: put an nginx for benchmarks/overhead.py into .cache/servers/nginx, unless there is one already or on PATH.
+# nginx.sh: put an nginx for benchmarks/overhead.py into .tools/servers/nginx, unless there is one already or on PATH.
 #
 # Debian's or Ubuntu's package is unpacked, not installed: no root, and no nginx that the package would start on port 80.
 set -eu
 
 command -v nginx > /dev/null && exit 0
-DEST=$(cd "$(dirname "$0")/.." && pwd)/.cache/servers/nginx
+DEST=$(cd "$(dirname "$0")/.." && pwd)/.tools/servers/nginx
 [ -x "$DEST/nginx" ] && exit 0
 if ! command -v apt-get > /dev/null || ! command -v dpkg > /dev/null; then
     echo "nginx.sh: no apt here; put nginx on PATH" >&2

@@ -44,7 +44,7 @@ http {{
 
 def find_nginx() -> str | None:
     """The nginx that nginx.sh has unpacked, or the one on PATH."""
-    unpacked = Path(__file__).parents[1] / ".cache" / "servers" / "nginx" / "nginx"
+    unpacked = Path(__file__).parents[1] / ".tools" / "servers" / "nginx" / "nginx"
     return str(unpacked) if unpacked.exists() else shutil.which("nginx")
 
 

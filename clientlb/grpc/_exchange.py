@@ -72,11 +72,6 @@ class Exchange:
 
     # ------------------------------------------------------------------ for clientlb.drive
 
-    def send(self, attempt: Attempt) -> Any:
-        """Perform one attempt."""
-        self._attempt = attempt
-        return self.start(attempt)
-
     def classify(self, result: object, error: Exception | None) -> Verdict:
         """Say what a result or an error means."""
         if error is None:
@@ -90,6 +85,7 @@ class Exchange:
 
     def start(self, attempt: Attempt) -> Any:
         """Send the request to the endpoint of an attempt."""
+        self._attempt = attempt
         pick = attempt.pick
         deadline = self.deadline
         request = self._request

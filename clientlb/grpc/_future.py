@@ -28,7 +28,8 @@ from clientlb.call import Attempt, Step, Steps, Wait
 from clientlb.drive import add_note
 from clientlb.errors import NoEndpointsError
 from clientlb.grpc._errors import LocalRpcError
-from clientlb.outcome import SUCCEEDED, Outcome, Verdict
+from clientlb.grpc._verdict import not_again
+from clientlb.outcome import Outcome
 
 if TYPE_CHECKING:
     from clientlb.grpc._exchange import Exchange
@@ -133,16 +134,15 @@ class BalancedFuture(grpc.Call, grpc.Future):  # type: ignore[type-arg]
             following: Step | None = None
             failed: Exception | None = None
             if self._committed:
-                attempt.pick.release(*_end_of_stream(found))
-            elif self._cancelled:
+                found = not_again(found)
+            if self._cancelled and not self._committed:
                 self._steps.close()
             else:
-                attempt.pick.release(found.outcome, found.reason)  # nothing follows the verdict
                 try:
                     following = self._steps.send(found)
                 except Exception as error:  # there is nobody left to send the next attempt to
                     failed = error
-                if following is None and found.outcome is not _SUCCESS:
+                if following is None and not self._committed and found.outcome is not _SUCCESS:
                     add_note(inner, attempt)
             if following is not None or failed is not None:
                 self._inner = None
@@ -160,7 +160,7 @@ class BalancedFuture(grpc.Call, grpc.Future):  # type: ignore[type-arg]
                 return False
             if not self._committed and not self._ended:
                 self._committed = True
-                self._steps.send(SUCCEEDED)
+                attempt.pick.observe(_SUCCESS)
             return True
 
     def _give_up(self, error: Exception) -> None:
@@ -365,10 +365,3 @@ def _attempt_ended(reference: weakref.ref[BalancedFuture], exchange: Exchange, s
         steps.close()
         attempt.pick.release(_IGNORED)
         exchange.tidy()
-
-
-def _end_of_stream(found: Verdict) -> tuple[Outcome | None, str]:
-    """What to release a pick with whose head was a success."""
-    if found.outcome is _SUCCESS:
-        return None, ""
-    return (_IGNORED if found.outcome is _IGNORED else Outcome.FAILURE), found.reason

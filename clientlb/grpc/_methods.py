@@ -56,7 +56,7 @@ class Method:
         exchange = Exchange(self, form, balancer, request, *arguments)
         steps = call(balancer, idempotent=self._idempotent, deadline=exchange.deadline, whole=True)
         try:
-            return drive(steps, balancer, exchange.send, exchange.classify)
+            return drive(steps, balancer, exchange.start, exchange.classify)
         except NoEndpointsError as error:
             raise exchange.no_endpoints(error) from error
         finally:
@@ -67,7 +67,8 @@ class Method:
         """Start a call that goes on by itself."""
         balancer = self.channel.balancer()
         exchange = Exchange(self, form, balancer, request, *arguments)
-        return kind(exchange, call(balancer, idempotent=self._idempotent, deadline=exchange.deadline))
+        steps = call(balancer, idempotent=self._idempotent, deadline=exchange.deadline, whole=True)
+        return kind(exchange, steps)
 
 
 class UnaryUnary(Method, grpc.UnaryUnaryMultiCallable):  # type: ignore[type-arg]
@@ -121,9 +122,7 @@ class UnaryStream(Method, grpc.UnaryStreamMultiCallable):  # type: ignore[type-a
         wait_for_ready: bool | None = None,
         compression: grpc.Compression | None = None,
     ) -> Any:
-        return self._start(
-            BalancedStream, None, request, timeout, metadata, credentials, wait_for_ready, compression
-        )
+        return self._start(BalancedStream, None, request, timeout, metadata, credentials, wait_for_ready, compression)
 
 
 class StreamUnary(Method, grpc.StreamUnaryMultiCallable):  # type: ignore[type-arg]
@@ -181,6 +180,4 @@ class StreamStream(Method, grpc.StreamStreamMultiCallable):  # type: ignore[type
         compression: grpc.Compression | None = None,
     ) -> Any:
         requests = Requests(request_iterator)
-        return self._start(
-            BalancedStream, None, requests, timeout, metadata, credentials, wait_for_ready, compression
-        )
+        return self._start(BalancedStream, None, requests, timeout, metadata, credentials, wait_for_ready, compression)

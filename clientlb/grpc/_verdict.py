@@ -96,6 +96,11 @@ def _with_pushback(found: Verdict, trailing_metadata: Iterable[Any] | None) -> V
     return found
 
 
+def not_again(found: Verdict) -> Verdict:
+    """The same verdict on an attempt that cannot be replaced: the caller was given something of it already."""
+    return Verdict(Outcome.FAILURE, found.reason) if found.outcome is _RETRYABLE else found
+
+
 def metadata_of_attempt(metadata: Sequence[Any] | None, number: int) -> Any:
     """The caller's metadata; from the second attempt on with the number of attempts before.
 

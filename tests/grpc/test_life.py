@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import weakref
 from pathlib import Path
 
 import grpc
@@ -81,13 +82,17 @@ def test_a_new_endpoint_gets_calls_at_once(connect, discovery, pb, pair):
 def test_stubs_made_for_every_call_leave_nothing_behind(connect, stub_class, discovery, pb, pair):
     discovery.set("orders", [pair[0].address])
     channel = connect().channel
-    first = channel.unary_unary("/shop.Orders/Get", pb.Request.SerializeToString, pb.Reply.FromString)
-    first(pb.Request())
-    (link,) = channel.links._by_node.values()
-    assert list(first._at) == [link]
+    for _ in range(3):
+        stub = stub_class(channel)
+        stub.Get(pb.Request())
+    (link,) = channel.links.values()
+    assert len(link.methods) == 1
+    left = weakref.ref(channel.links.channels[0])
     discovery.set("orders", [pair[1].address])
+    stub.Get(pb.Request())
     del link
-    wait_until(lambda: len(first._at) == 0)
+    gc.collect()
+    wait_until(lambda: left() is None)
 
 
 def test_connectivity_is_that_of_the_best_endpoint(connect, discovery, pb, pair, nobody):

@@ -1,5 +1,5 @@
 #!/bin/sh
-# fetch.sh [DEST]: put the real ZooKeeper and Consul servers that the tests start into DEST (default .cache/servers).
+# fetch.sh [DEST]: put the real ZooKeeper and Consul servers that the tests start into DEST (default .tools/servers).
 #
 #   DEST/zookeeper/*.jar    from the Debian packages (ZK_SUITE: bookworm = 3.8, the default; trixie = 3.9)
 #   DEST/consul/consul      from the package of Debian 11, the last Debian that has one
@@ -9,7 +9,7 @@
 # takes servers that are installed: consul on PATH, ZooKeeper's jars in ZOOKEEPER_HOME or /usr/share/java.
 set -eu
 
-DEST=${1:-$(dirname "$0")/../../.cache/servers}
+DEST=${1:-$(dirname "$0")/../../.tools/servers}
 mkdir -p "$DEST"
 DEST=$(cd "$DEST" && pwd)
 case $DEST in *[[:space:]]*) echo "fetch.sh: apt cannot use $DEST: the path has a blank" >&2; exit 1 ;; esac

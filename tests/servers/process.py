@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-SERVERS = Path(__file__).parents[2] / ".cache" / "servers"
+SERVERS = Path(__file__).parents[2] / ".tools" / "servers"
 
 # However the test run ends, SIGKILL included, no server outlives it (PR_SET_PDEATHSIG, which survives exec). Not as a
 # preexec_fn: that makes subprocess fork with our threads, and gRPC's crash one such child in four.

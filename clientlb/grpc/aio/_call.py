@@ -8,9 +8,8 @@ lock. No task is made for a call: a pause between attempts is a timer, and only 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import weakref
+from abc import abstractmethod
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +19,9 @@ import grpc.aio
 from clientlb.call import Attempt, Sleep, Step, Steps
 from clientlb.drive import add_note
 from clientlb.errors import NoEndpointsError
+from clientlb.grpc._verdict import not_again
 from clientlb.grpc.aio._status import Told
-from clientlb.outcome import SUCCEEDED, Outcome
+from clientlb.outcome import Outcome, Verdict
 
 if TYPE_CHECKING:
     from clientlb.grpc.aio._exchange import Exchange
@@ -29,44 +29,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("clientlb.grpc")
 
 _SUCCESS = Outcome.SUCCESS
-_IGNORED = Outcome.IGNORED
 _CANCELLED = grpc.aio.AioRpcError(grpc.StatusCode.CANCELLED, details="Locally cancelled by application!")
-
-
-class Ending:
-    """What is to be done at the end of an attempt, whether or not somebody still wants to know.
-
-    The channel holds it while the attempt runs, so that pick and steps are never garbage by themselves.
-    """
-
-    __slots__ = ("_attempt", "_exchange", "_reference", "_steps")
-
-    def __init__(self, call: BalancedCall, exchange: Exchange, steps: Steps, attempt: Attempt) -> None:
-        # a dropped stream is cancelled; a dropped call for one response runs to its end, as in grpc.aio
-        self._reference = weakref.ref(call) if call.ends_when_dropped else lambda: call
-        self._exchange = exchange
-        self._steps = steps
-        self._attempt = attempt
-        exchange.links.running.add(self)
-
-    def __call__(self, inner: Any) -> None:
-        """The attempt has ended."""
-        self._exchange.links.running.discard(self)
-        call = self._reference()
-        if call is not None and not call.dropped:
-            call.attempt_ended(self._attempt)
-            return
-        # nobody wanted to know; this may be garbage collection at work, where no lock may be taken
-        try:
-            self._exchange.loop.call_soon_threadsafe(self.abandon)
-        except RuntimeError:  # the loop is closed
-            self.abandon()
-
-    def abandon(self) -> None:
-        """The caller has dropped the call."""
-        self._steps.close()
-        self._attempt.pick.release(_IGNORED)
-        self._exchange.links.tidy_if_leaving()
 
 
 class BalancedCall(grpc.aio.Call):
@@ -77,40 +40,37 @@ class BalancedCall(grpc.aio.Call):
         steps: From `clientlb.call`.
     """
 
-    ends_when_dropped = True
-    dropped = False  # nobody refers to it any more
+    # how every call begins; most end without having changed more than two of these
+    _attempt: Attempt | None = None
+    _inner: Any = None  # the call of the attempt that runs or was the last one
+    _paused: Step | None = None
+    _committed = False
+    _cancelled = False
+    _ended = False
+    _error: Exception | None = None  # the end of a call that has no attempt to show for it
+    _callbacks: tuple[Callable[[Any], None], ...] = ()
+    _news: asyncio.Future[None] | None = None
+    _waiting: asyncio.Task[None] | None = None
 
     def __init__(self, exchange: Exchange, steps: Steps) -> None:
         self._exchange = exchange
         self._steps = steps
-        self._attempt: Attempt | None = None
-        self._inner: Any = None  # the call of the attempt that runs or was the last one
-        self._paused: Step | None = None
-        self._committed = False
-        self._cancelled = False
-        self._ended = False
-        self._error: Exception | None = None  # the end of a call that has no attempt to show for it
-        self._callbacks: list[Callable[[Any], None]] = []
-        self._news: asyncio.Future[None] | None = None
-        self._waiting: asyncio.Task[None] | None = None
         try:
             self._follow(next(steps))
         except BaseException:
             steps.close()
             raise
 
-    def __del__(self) -> None:
-        if not getattr(self, "_ended", True) and self._inner is not None:
-            self.dropped = True
-            with contextlib.suppress(Exception):
-                self._inner.cancel()
-
     # ------------------------------------------------------------------ attempts
 
     def _follow(self, step: Step | None) -> None:
         """Do what the steps of the call ask for."""
         if type(step) is Attempt:
-            self._send(step)
+            self._inner = inner = self._exchange.start(step)
+            self._attempt = step
+            if self._news is not None:
+                self._announce()
+            self._listen(inner, step)
         elif step is not None:
             self._pause(step)
 
@@ -121,11 +81,9 @@ class BalancedCall(grpc.aio.Call):
         except Exception as error:
             self._give_up(error)
 
-    def _send(self, attempt: Attempt) -> None:
-        self._inner = inner = self._exchange.start(attempt)
-        self._attempt = attempt
-        self._announce()
-        inner.add_done_callback(Ending(self, self._exchange, self._steps, attempt))
+    @abstractmethod
+    def _listen(self, inner: Any, attempt: Attempt) -> None:
+        """See to it that the end of an attempt is heard of."""
 
     def _pause(self, step: Step) -> None:
         self._paused = step
@@ -153,20 +111,21 @@ class BalancedCall(grpc.aio.Call):
         else:
             self._follow_unheard(following)
 
-    def attempt_ended(self, attempt: Attempt) -> None:
-        """Give the verdict on an attempt and do what follows; only the first time."""
+    def attempt_ended(self, attempt: Attempt, found: Verdict | None = None) -> None:
+        """Give the verdict on an attempt and do what follows; only the first time.
+
+        Args:
+            attempt: The attempt.
+            found: The verdict, if it is known; None asks the attempt.
+        """
         inner = self._inner
         if self._attempt is not attempt or self._ended or inner is None:
             return
-        found = self._exchange.verdict(attempt, inner)
+        if found is None:
+            found = self._exchange.verdict(attempt, inner)
         if self._committed:
-            if found.outcome is _SUCCESS:
-                attempt.pick.release()
-            else:
-                attempt.pick.release(_IGNORED if found.outcome is _IGNORED else Outcome.FAILURE, found.reason)
-            self._end()
-            return
-        if self._cancelled:
+            found = not_again(found)
+        elif self._cancelled:
             self._steps.close()
             self._end()
             return
@@ -177,7 +136,6 @@ class BalancedCall(grpc.aio.Call):
             self._give_up(error)
             return
         if following is None:
-            attempt.pick.release()
             self._end()
         else:
             self._inner = None
@@ -191,8 +149,9 @@ class BalancedCall(grpc.aio.Call):
     def _commit(self) -> None:
         """Something came from the server of this attempt, so it stands."""
         if not self._committed and not self._ended:
+            assert self._attempt is not None
             self._committed = True
-            self._steps.send(SUCCEEDED)
+            self._attempt.pick.observe(_SUCCESS)
 
     def _give_up(self, error: Exception) -> None:
         """End the call with an error that is no attempt's."""
@@ -205,15 +164,23 @@ class BalancedCall(grpc.aio.Call):
         if self._ended:
             return
         self._ended = True
-        self._paused = None
         links = self._exchange.links
-        links.paused.discard(self)
-        links.kept.discard(self)
-        links.tidy_if_leaving()
+        links.running.discard(self)
+        if self._paused is not None:
+            self._paused = None
+            links.paused.discard(self)
+        if links.leaving:
+            links.tidy()
         if self._waiting is not None and self._error is not None:
             self._waiting.cancel()
-        self._announce()
-        callbacks, self._callbacks = self._callbacks, []
+        if self._news is not None:
+            self._announce()
+        if self._callbacks:
+            links.kept.discard(self)
+            self._call_back()
+
+    def _call_back(self) -> None:
+        callbacks, self._callbacks = self._callbacks, ()
         for callback in callbacks:
             try:
                 callback(self)
@@ -349,7 +316,7 @@ class BalancedCall(grpc.aio.Call):
             callback(self)
         else:
             self._exchange.links.kept.add(self)  # a callback is awaited even if the caller drops the call
-            self._callbacks.append(callback)
+            self._callbacks = (*self._callbacks, callback)
 
     def __repr__(self) -> str:
         if self._inner is None:

@@ -38,7 +38,7 @@ class LoopLinks(Links[grpc.aio.Channel]):
 
     Attributes:
         paused: Calls that run no attempt at the moment.
-        running: What is to be done at the end of the attempts that run.
+        running: Calls for one response that run; of streams, what is to be done at the end of their attempts.
         kept: Running calls that somebody wants to be called back by.
     """
 
@@ -59,11 +59,6 @@ class LoopLinks(Links[grpc.aio.Channel]):
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
-
-    def tidy_if_leaving(self) -> None:
-        """Called at the end of every call: was it the last one of an endpoint that has left?"""
-        if self.leaving:
-            self.tidy()
 
     def endpoints_changed(self) -> None:
         """Discovery has delivered another list. Called on the loop."""

@@ -33,10 +33,21 @@ class Exchange:
         request: One request, an `AsyncRequests`, or None when the caller writes requests one by one.
         timeout: Seconds for the whole call.
         metadata: The caller's.
-        arguments: credentials, wait_for_ready and compression, for gRPC.
+        credentials: The caller's, as are the two that follow.
     """
 
-    __slots__ = ("_arguments", "_metadata", "_method", "_request", "balancer", "deadline", "links", "timeout")
+    __slots__ = (
+        "_compression",
+        "_credentials",
+        "_metadata",
+        "_method",
+        "_request",
+        "_wait_for_ready",
+        "balancer",
+        "deadline",
+        "links",
+        "timeout",
+    )
 
     def __init__(
         self,
@@ -46,7 +57,9 @@ class Exchange:
         request: Any,
         timeout: float | None,
         metadata: Any,
-        **arguments: Any,
+        credentials: grpc.CallCredentials | None,
+        wait_for_ready: bool | None,
+        compression: grpc.Compression | None,
     ) -> None:
         self.balancer = balancer
         self.links = links
@@ -55,7 +68,9 @@ class Exchange:
         self._method = method
         self._request = request
         self._metadata = metadata
-        self._arguments = arguments
+        self._credentials = credentials
+        self._wait_for_ready = wait_for_ready
+        self._compression = compression
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -64,12 +79,16 @@ class Exchange:
 
     def start(self, attempt: Attempt) -> Any:
         """Send the request to the endpoint of an attempt; returns the call of `grpc.aio`."""
+        pick = attempt.pick
+        deadline = self.deadline
         request = self._request
-        return self._method.at(self.links, attempt.pick.node)(
-            aiter(request) if isinstance(request, AsyncRequests) else request,
-            timeout=self.time_remaining(),
-            metadata=metadata_of_attempt(self._metadata, attempt.number),
-            **self._arguments,
+        return self._method.at(self.links, pick.node)(
+            aiter(request) if type(request) is AsyncRequests else request,
+            timeout=None if deadline is None else max(0.0, deadline - pick.started),  # which is now, as in the twin
+            metadata=self._metadata if attempt.number == 1 else metadata_of_attempt(self._metadata, attempt.number),
+            credentials=self._credentials,
+            wait_for_ready=self._wait_for_ready,
+            compression=self._compression,
         )
 
     def verdict(self, attempt: Attempt, ended: Any) -> Verdict:

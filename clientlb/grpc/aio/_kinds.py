@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +13,7 @@ import grpc.aio
 from clientlb.call import Attempt, Steps
 from clientlb.drive import add_note
 from clientlb.grpc.aio._call import BalancedCall
-from clientlb.outcome import Outcome
+from clientlb.outcome import SUCCEEDED, Outcome
 
 if TYPE_CHECKING:
     from clientlb.grpc.aio._exchange import Exchange
@@ -20,9 +22,25 @@ _IGNORED = Outcome.IGNORED
 
 
 class _UnaryResponse(BalancedCall):
-    """One response: the call is awaited."""
+    """One response: the call is awaited. When it is dropped it runs to its end all the same, as in grpc.aio."""
 
-    ends_when_dropped = False
+    _awaited: Any = None  # the call of the attempt whose end `__await__` is going to hear of
+
+    def _listen(self, inner: Any, attempt: Attempt) -> None:
+        # Nearly every call is awaited at once, and whoever awaits hears of the end first hand. A callback would make a
+        # cycle of garbage of every call, so the next turn of the event loop sees whether one is needed.
+        links = self._exchange.links
+        links.running.add(self)
+        links.loop.call_soon(self._listen_unless_awaited, inner)
+
+    def _listen_unless_awaited(self, inner: Any) -> None:
+        if inner is self._inner and inner is not self._awaited:
+            inner.add_done_callback(self._inner_ended)
+
+    def _inner_ended(self, inner: Any) -> None:
+        if inner is self._inner and inner is not self._awaited:
+            assert self._attempt is not None
+            self.attempt_ended(self._attempt)
 
     def __await__(self) -> Generator[Any, None, Any]:
         while True:
@@ -35,6 +53,7 @@ class _UnaryResponse(BalancedCall):
                     raise
             attempt = self._attempt
             assert attempt is not None
+            self._awaited = inner
             try:
                 response = yield from inner.__await__()
             except grpc.aio.AioRpcError as error:
@@ -45,7 +64,7 @@ class _UnaryResponse(BalancedCall):
                 self._abort(attempt, error)
                 raise
             else:
-                self.attempt_ended(attempt)
+                self.attempt_ended(attempt, SUCCEEDED)
                 return response
 
     def _abort(self, attempt: Attempt, error: BaseException) -> None:
@@ -59,13 +78,59 @@ class _UnaryResponse(BalancedCall):
         self._end()
 
 
-class _StreamResponse(BalancedCall):
-    """A stream of responses: the call is iterated over, or read."""
+class Ending:
+    """What is to be done at the end of an attempt of a stream, whether or not somebody still wants to know.
 
-    def __init__(self, exchange: Exchange, steps: Steps) -> None:
-        self._iterator: Any = None
-        self._iterated: Any = None
-        super().__init__(exchange, steps)
+    The channel holds it while the attempt runs, so that pick and steps are never garbage by themselves. It does not
+    hold the call: a dropped stream is cancelled.
+    """
+
+    __slots__ = ("_attempt", "_exchange", "_reference", "_steps")
+
+    def __init__(self, call: _StreamResponse, exchange: Exchange, steps: Steps, attempt: Attempt) -> None:
+        self._reference = weakref.ref(call)
+        self._exchange = exchange
+        self._steps = steps
+        self._attempt = attempt
+        exchange.links.running.add(self)
+
+    def __call__(self, inner: Any) -> None:
+        """The attempt has ended."""
+        self._exchange.links.running.discard(self)
+        call = self._reference()
+        if call is not None and not call.dropped:
+            call.attempt_ended(self._attempt)
+            return
+        # nobody wanted to know; this may be garbage collection at work, where no lock may be taken
+        try:
+            self._exchange.loop.call_soon_threadsafe(self.abandon)
+        except RuntimeError:  # the loop is closed
+            self.abandon()
+
+    def abandon(self) -> None:
+        """The caller has dropped the call."""
+        self._steps.close()
+        self._attempt.pick.release(_IGNORED)
+        links = self._exchange.links
+        if links.leaving:
+            links.tidy()
+
+
+class _StreamResponse(BalancedCall):
+    """A stream of responses: the call is iterated over, or read. When it is dropped it is cancelled."""
+
+    dropped = False  # nobody refers to it any more
+    _iterator: Any = None
+    _iterated: Any = None
+
+    def __del__(self) -> None:
+        if not self._ended and self._inner is not None:
+            self.dropped = True
+            with contextlib.suppress(Exception):
+                self._inner.cancel()
+
+    def _listen(self, inner: Any, attempt: Attempt) -> None:
+        inner.add_done_callback(Ending(self, self._exchange, self._steps, attempt))
 
     def __aiter__(self) -> AsyncIterator[Any]:
         return self

@@ -70,12 +70,14 @@ class Method:
             request,
             timeout,
             metadata,
-            credentials=credentials,
-            wait_for_ready=wait_for_ready,
-            compression=compression,
+            credentials,
+            wait_for_ready,
+            compression,
         )
-        steps = call(balancer, idempotent=self._idempotent, replayable=replayable, deadline=exchange.deadline)
-        return self.kind(exchange, steps)
+        return self.kind(
+            exchange,
+            call(balancer, idempotent=self._idempotent, replayable=replayable, deadline=exchange.deadline, whole=True),
+        )
 
 
 class _UnaryRequest(Method):
