@@ -20,9 +20,7 @@ def test_every_example_is_tested():
 
 @pytest.mark.parametrize("name", PROMISES)
 def test_example(name):
-    run = subprocess.run(
-        [sys.executable, name], cwd=EXAMPLES, capture_output=True, text=True, timeout=60, check=False
-    )
+    run = subprocess.run([sys.executable, name], cwd=EXAMPLES, capture_output=True, text=True, timeout=60, check=False)
     assert run.returncode == 0, run.stderr
     for promise in PROMISES[name]:
         assert promise in run.stdout
