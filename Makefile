@@ -42,9 +42,8 @@ lint: env
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	@# pyright checks public types of an installed package only, and an editable one does not count
-	$(BIN)/pip install --quiet --no-deps --upgrade --target .tools/typed .
-	cd .tools && PYTHONPATH=typed ../$(BIN)/pyright --verifytypes clientlb --ignoreexternal
+	@# pyright looks for the package with the first python on PATH
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pyright --verifytypes clientlb --ignoreexternal
 
 bench: env
 	sh benchmarks/run.sh $(ARGS)

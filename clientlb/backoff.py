@@ -28,7 +28,7 @@ class RetryState(RetryCallState):
         self.rng = rng
         self.transparent = 0
         self.start_time = started
-        self.outcome_timestamp = started
+        self.outcome_timestamp: float | None = started
 
 
 class full_jitter(wait_base):

@@ -61,9 +61,9 @@ class Balancer:
         rng: random.Random | None = None,
     ) -> None:
         self.service = service
-        self.options = options or Options()
+        self.options: Options = options or Options()
         self.source = source
-        self.rng = rng or random.Random()
+        self.rng: random.Random = rng or random.Random()
         self.clock = clock
         self._emit_event = emit
         self._new_lock()
@@ -78,9 +78,9 @@ class Balancer:
         self._due = inf
         self._panicking = False
         self._closed = False
-        self.version = 0
+        self.version: int = 0
         """Grows with every change of the list of endpoints."""
-        self.created_at = clock()
+        self.created_at: float = clock()
         self.updated_at: float | None = None
         """When discovery last delivered a list, in seconds of the clock."""
         self.failing_since: float | None = None
@@ -89,8 +89,8 @@ class Balancer:
         """What discovery last complained about, if it fails now."""
         self.empty_since: float | None = None
         """Since when discovery says that nobody is there, while that is not yet believed."""
-        self.retries = 0
-        self.retries_denied = 0
+        self.retries: int = 0
+        self.retries_denied: int = 0
         self._gone = Totals()
         self._window = Window(self.created_at)
 

@@ -40,9 +40,9 @@ class Attempt:
     __slots__ = ("number", "pick", "trace")
 
     def __init__(self, pick: Pick, number: int, trace: Trace) -> None:
-        self.pick = pick
-        self.number = number
-        self.trace = trace
+        self.pick: Pick = pick
+        self.number: int = number
+        self.trace: Trace = trace
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ class Trace:
     __slots__ = ("attempts", "refusal", "service")
 
     def __init__(self, service: str) -> None:
-        self.service = service
+        self.service: str = service
         self.attempts: list[Tried] = []
         self.refusal: Refusal | None = None
 

@@ -50,20 +50,20 @@ class Node:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.describe(endpoint)
-        self.in_flight = 0
-        self.score = -inf
-        self.breaker = Breaker()
-        self.connected = False
-        self.troubled = False
-        self.failures = 0
+        self.in_flight: int = 0
+        self.score: float = -inf
+        self.breaker: Breaker = Breaker()
+        self.connected: bool = False
+        self.troubled: bool = False
+        self.failures: int = 0
         self.counts: array[int] | None = None
-        self.window = -1
+        self.window: int = -1
         self._saved: tuple[_Saved, _Saved] | None = None
 
     def describe(self, endpoint: Endpoint) -> None:
         """Take over what discovery now says of the same server: weight, zone, metadata."""
-        self.endpoint = endpoint
-        self.inverse_weight = _ONE if endpoint.weight == 1.0 else 1.0 / endpoint.weight
+        self.endpoint: Endpoint = endpoint
+        self.inverse_weight: float = _ONE if endpoint.weight == 1.0 else 1.0 / endpoint.weight
 
     @property
     def attempts(self) -> int:
@@ -137,9 +137,9 @@ class Window:
     LENGTH = 10.0
 
     def __init__(self, now: float) -> None:
-        self.number = 0
-        self.previous = 255
-        self.ends = now + self.LENGTH
+        self.number: int = 0
+        self.previous: int = 255
+        self.ends: float = now + self.LENGTH
         self._began = now
         self._previous_began = now
 

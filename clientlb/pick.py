@@ -34,8 +34,8 @@ class Pick:
 
     def __init__(self, balancer: Balancer, node: Node, started: float) -> None:
         self._balancer: Balancer | None = balancer  # None once released
-        self.node = node
-        self.started = started
+        self.node: Node = node
+        self.started: float = started
         self.observed: Outcome | None = None
 
     @property

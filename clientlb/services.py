@@ -67,7 +67,7 @@ class Services:
         self._balancers: dict[str, Balancer] = {}
         self._resolvers: dict[str, Resolver] = {}
         self._closed = False
-        self.forks = 0
+        self.forks: int = 0
         """How often this process was forked off since: what a shell keeps belongs to the parent when it has grown."""
         _survive_forks(self)
 

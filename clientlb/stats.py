@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -75,8 +76,8 @@ class Totals:
     __slots__ = ("counts", "failures", "leavers")
 
     def __init__(self) -> None:
-        self.failures = 0
-        self.counts = histogram.new_counts()
+        self.failures: int = 0
+        self.counts: array[int] = histogram.new_counts()
         self.leavers: list[Node] = []
 
     def add(self, node: Node) -> None:

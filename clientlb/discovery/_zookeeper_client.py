@@ -137,9 +137,9 @@ class Connection:
         self._connected = threading.Event()
         self._down_since = time.monotonic()
         self._closed = False
-        self.pid = os.getpid()
+        self.pid: int = os.getpid()
         """The process that the session belongs to: in a forked child, make another connection."""
-        self.epoch = 0
+        self.epoch: int = 0
         """Grows with every connection. What was read in an earlier epoch lost its watches: read it again."""
         self.client: Any = None
         """The kazoo client of now."""

@@ -17,7 +17,7 @@ from typing import Any
 from clientlb.endpoint import Endpoint
 from clientlb.errors import InvalidEndpointError
 
-logger = logging.getLogger("clientlb.discovery")
+logger: logging.Logger = logging.getLogger("clientlb.discovery")
 
 MAX_INSTANCE_BYTES = 64 * 1024
 """The largest description that is read. Real ones have a few hundred bytes."""

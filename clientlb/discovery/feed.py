@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from clientlb.discovery.base import Listener
 from clientlb.endpoint import Endpoint
 
-logger = logging.getLogger("clientlb.discovery")
+logger: logging.Logger = logging.getLogger("clientlb.discovery")
 
 ERROR_REPEAT = 10.0
 """Seconds after which an error that goes on is reported again."""

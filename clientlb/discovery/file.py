@@ -24,7 +24,7 @@ from clientlb.discovery.url import absolute, checked_seconds, path_of, seconds_o
 from clientlb.endpoint import Endpoint
 from clientlb.errors import DiscoveryError, InvalidEndpointError
 
-logger = logging.getLogger("clientlb.discovery")
+logger: logging.Logger = logging.getLogger("clientlb.discovery")
 
 INTERVAL = 0.5
 """Seconds between two looks at the file: half of the second within which a new server should get calls."""

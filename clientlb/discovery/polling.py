@@ -15,7 +15,7 @@ from clientlb.discovery.base import Listener
 from clientlb.discovery.feed import Feed
 from clientlb.errors import ClosedError
 
-logger = logging.getLogger("clientlb.discovery")
+logger: logging.Logger = logging.getLogger("clientlb.discovery")
 
 Look = Callable[[], float | None]
 """Looks once. Returns the seconds after which it wants to look again if that is sooner than the interval."""

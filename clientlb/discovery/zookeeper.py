@@ -213,7 +213,7 @@ class _Worker:
     """The one thread of a discovery: it does all the reading and all the reporting."""
 
     def __init__(self, address: ZooKeeperAddress, client: Any, rebuild_after: float | None) -> None:
-        self.pid = os.getpid()
+        self.pid: int = os.getpid()
         self._address = address
         self._closed = False
         self._wake = threading.Event()

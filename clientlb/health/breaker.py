@@ -48,11 +48,11 @@ class Breaker:
     __slots__ = ("_rounds", "failures", "opened_at", "probe", "reason", "state", "until")
 
     def __init__(self) -> None:
-        self.state = State.CLOSED
-        self.failures = 0
-        self.until = 0.0
-        self.opened_at = 0.0
-        self.reason = ""
+        self.state: State = State.CLOSED
+        self.failures: int = 0
+        self.until: float = 0.0
+        self.opened_at: float = 0.0
+        self.reason: str = ""
         self.probe: object = None
         self._rounds = 0
 

@@ -80,8 +80,8 @@ class PeakEwma:
             raise ConfigurationError(f"PeakEwma: decay is {decay!r}; give seconds above 0")
         if not failure_factor >= 1:
             raise ConfigurationError(f"PeakEwma: failure_factor is {failure_factor!r}; give at least 1")
-        self.decay = decay
-        self.failure_factor = failure_factor
+        self.decay: float = decay
+        self.failure_factor: float = failure_factor
         self._rate = 1.0 / decay
         self._log_factor = log(failure_factor)
 

@@ -17,7 +17,7 @@ from typing import Protocol, Self, runtime_checkable
 
 from clientlb.endpoint import Endpoint
 
-logger = logging.getLogger("clientlb.registration")
+logger: logging.Logger = logging.getLogger("clientlb.registration")
 
 RENEWALS_PER_LEASE = 3
 """A lease is renewed this many times before it could end, so that two renewals may fail."""

@@ -35,8 +35,8 @@ class RetryBudget:
         self._slice = window / _SLICES
         self._full: deque[tuple[int, int]] = deque(maxlen=_SLICES - 1)
         self._retries = 0
-        self.calls = 0
-        self.ends = now + self._slice
+        self.calls: int = 0
+        self.ends: float = now + self._slice
 
     def advance(self, now: float) -> None:
         """Begin a new slice if the current one has ended."""

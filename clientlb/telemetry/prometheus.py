@@ -33,8 +33,8 @@ try:
     from prometheus_client import REGISTRY, CollectorRegistry
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
     from prometheus_client.registry import Collector
-except ImportError as error:
-    raise ImportError("this needs prometheus_client: pip install 'clientlb[prometheus]'", name=error.name) from error
+except ImportError as _error:
+    raise ImportError("this needs prometheus_client: pip install 'clientlb[prometheus]'", name=_error.name) from _error
 
 from clientlb import events, histogram
 from clientlb.errors import ConfigurationError

@@ -17,7 +17,7 @@ class FakeClock:
     """
 
     def __init__(self, now: float = 1000.0) -> None:
-        self.now = now
+        self.now: float = now
 
     def __call__(self) -> float:
         """The time, in seconds."""

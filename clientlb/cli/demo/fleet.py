@@ -31,8 +31,8 @@ class ServerProcess:
         self.name = name
         self.service = service
         self.endpoint = endpoint
-        self.started = time.monotonic()
-        self.killed = False
+        self.started: float = time.monotonic()
+        self.killed: bool = False
         self._process = process
 
     async def kill(self) -> None:

@@ -59,8 +59,8 @@ class Traffic:
     """
 
     def __init__(self, services: Services, *, flavour: str, web: str, ledger: str, rate: float) -> None:
-        self.http = Tally()
-        self.grpc = Tally()
+        self.http: Tally = Tally()
+        self.grpc: Tally = Tally()
         self._services = services
         self._shell = import_module(f"clientlb.{flavour}")
         self._web = web
