@@ -21,9 +21,10 @@ from clientlb import events, explain
 from clientlb.aio import AsyncWaiters
 from clientlb.endpoint import Endpoint
 from clientlb.errors import ClosedError, NoEndpointsError
+from clientlb.figures import Figures
 from clientlb.health.breaker import State
 from clientlb.histogram import PER_OCTAVE
-from clientlb.node import Node, Window
+from clientlb.node import Node
 from clientlb.options import Options
 from clientlb.outcome import Outcome
 from clientlb.pick import Pick
@@ -92,7 +93,8 @@ class Balancer:
         self.retries: int = 0
         self.retries_denied: int = 0
         self._gone = Totals()
-        self._window = Window(self.created_at)
+        self._figures = Figures(self.created_at)
+        self._rows = self._figures.rows
 
     # ------------------------------------------------------------------ the side of discovery
 
@@ -156,9 +158,10 @@ class Balancer:
         if not added and not leavers:
             self.version += changed
             return []
-        for node in leavers:
-            self._gone.add(node)
-        self._nodes = tuple(current.get(key) or Node(endpoint) for key, endpoint in sorted(incoming.items()))
+        self._gone.add(leavers, self._figures)
+        self._nodes = tuple(
+            current.get(key) or Node(endpoint, self._figures.new_column()) for key, endpoint in sorted(incoming.items())
+        )
         self.version += 1
         self._sort_by_health()
         removed = tuple(node.endpoint for node in leavers)
@@ -175,7 +178,7 @@ class Balancer:
 
     def _set_due(self) -> None:
         """Say when the next pick has to look after something that does not happen by itself."""
-        due = [self._window.ends, self._budget.ends, *(node.breaker.until for node in self._ejected)]
+        due = [self._figures.ends, self._budget.ends, *(node.breaker.until for node in self._ejected)]
         if self.empty_since is not None:
             due.append(self.empty_since + self.options.hold_empty)
         self._due = min(due)
@@ -234,7 +237,7 @@ class Balancer:
         """The rare picks: something has fallen due, nodes are to be avoided, or nobody is healthy."""
         if self._closed:
             raise ClosedError(f"service {self.service!r}: the balancer is closed")
-        self._window.advance(now)
+        self._figures.advance(now)
         self._budget.advance(now)
         self._set_due()
         if self.empty_since is not None and now >= self.empty_since + self.options.hold_empty:
@@ -298,14 +301,12 @@ class Balancer:
                 seconds = now - pick.started
                 if pick.observed is None:  # else the head was counted, and then the body broke off
                     if now >= self._due:
-                        self._window.advance(now)
-                    counts = node.counts
-                    if counts is None or node.window != self._window.number:
-                        counts = node.enter_window(self._window)
+                        self._figures.advance(now)
+                    bucket = int(log2(1.0 + seconds * 1e6) * PER_OCTAVE)  # histogram.bucket, without the call
                     try:
-                        counts[int(log2(1.0 + seconds * 1e6) * PER_OCTAVE)] += 1  # histogram.bucket, without the call
+                        self._rows[bucket][node.column] += 1
                     except (IndexError, OverflowError):
-                        node.count_with_care(seconds)
+                        self._figures.count_with_care(bucket, node.column)
                 success = outcome is _SUCCESS
                 if node.troubled or not success:
                     event = self._judge(pick, success, reason, now, leaving)
@@ -336,7 +337,7 @@ class Balancer:
                 node.connected = False
                 event = events.Restored(self.service, node.endpoint)
         else:
-            node.failures += 1
+            self._figures.failures[node.column] += 1
             what = "the probe failed" if breaker.probe is pick else f"{health.consecutive_failures} failures in a row"
             if breaker.failed(pick.started, now, health, self.rng):
                 breaker.reason = f"{what}, the last one {reason}" if reason else what
@@ -389,14 +390,18 @@ class Balancer:
         """Figures of the service and of each endpoint over the last 10 to 20 seconds."""
         now = self.clock()
         with self._lock:
-            self._window.advance(now)
-            gone = self._gone.settled()
+            self._figures.advance(now)
+            gone = self._gone.settled(self._figures)
             nodes = self._nodes
-        return summarise(self, nodes, gone, self._window, now)
+            counted, before, seconds = self._figures.snapshot(now)
+        return summarise(self, nodes, gone, counted, before, seconds)
 
     def explain(self) -> str:
         """Say in words, for each endpoint, why it is picked or not."""
-        return explain.balancer(self, self._policy, self.clock())
+        now = self.clock()
+        with self._lock:
+            counted, _, _ = self._figures.snapshot(now)
+        return explain.balancer(self, self._policy, counted, now)
 
     def withdraw_retry(self, now: float) -> bool:
         """Take one retry out of the budget of the service; False when there is none left."""

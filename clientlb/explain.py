@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from clientlb.figures import Snapshot
 from clientlb.health.breaker import State
 from clientlb.node import Node
 from clientlb.policy import PeakEwma, Policy
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from clientlb.balancer import Balancer
 
 
-def balancer(asked: Balancer, policy: Policy, now: float) -> str:
+def balancer(asked: Balancer, policy: Policy, counted: Snapshot, now: float) -> str:
     """Describe a service, and each of its endpoints on a line of its own."""
     nodes = asked.nodes
     ready = sum(1 for node in nodes if node.breaker.state is State.CLOSED)
@@ -32,11 +33,11 @@ def balancer(asked: Balancer, policy: Policy, now: float) -> str:
         )
     if nodes and not ready:
         lines.append("  no endpoint is healthy: all of them are used, whatever their state (panic)")
-    lines += [f"  {_node(node, policy, now)}" for node in nodes]
+    lines += [f"  {_node(node, policy, counted, now)}" for node in nodes]
     return "\n".join(lines)
 
 
-def _node(node: Node, policy: Policy, now: float) -> str:
+def _node(node: Node, policy: Policy, counted: Snapshot, now: float) -> str:
     breaker = node.breaker
     parts = [f"{node.in_flight} in flight"]
     if node.endpoint.weight != 1.0:
@@ -44,8 +45,9 @@ def _node(node: Node, policy: Policy, now: float) -> str:
     latency = policy.latency(node, now) if isinstance(policy, PeakEwma) else None
     if latency is not None:
         parts.append(f"reckoned with {latency * 1000:.1f} ms")
-    if node.counts is not None:
-        parts.append(f"{node.attempts} calls, {node.failures} failed")
+    counts, failures = counted.of([node.column])
+    if calls := sum(counts):
+        parts.append(f"{calls} calls, {failures} failed")
     if breaker.state is State.CLOSED:
         verdict = "may be picked"
         if breaker.failures:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from clientlb import histogram
-from clientlb.node import Node, Window
+from clientlb.figures import Figures, Snapshot
+from clientlb.node import Node
 
 if TYPE_CHECKING:
     from clientlb.balancer import Balancer
@@ -80,47 +81,49 @@ class Totals:
         self.counts: array[int] = histogram.new_counts()
         self.leavers: list[Node] = []
 
-    def add(self, node: Node) -> None:
-        """Keep a node that left until its last call has ended."""
-        self.leavers = [*self.leavers, node]
-        self.settle()
+    def add(self, nodes: Iterable[Node], figures: Figures) -> None:
+        """Keep nodes that left until their last calls have ended."""
+        self.leavers = [*self.leavers, *nodes]
+        self.settle(figures)
 
-    def settled(self) -> Totals:
+    def settled(self, figures: Figures) -> Totals:
         """A copy that does not change, after adding up the leavers whose calls have all ended."""
-        self.settle()
+        self.settle(figures)
         copied = Totals()
         copied.failures, copied.counts, copied.leavers = self.failures, self.counts, self.leavers
         return copied
 
-    def settle(self) -> None:
+    def settle(self, figures: Figures) -> None:
         """Add up the leavers whose calls have all ended."""
-        for node in self.leavers:
-            if node.in_flight == 0 and node.counts is not None:
-                self.failures += node.failures
-                self.counts = histogram.add(self.counts, node.counts)
-        self.leavers = [node for node in self.leavers if node.in_flight > 0]
+        ended = [node.column for node in self.leavers if node.in_flight == 0]
+        if ended:
+            counts, failures = figures.take_out(ended)
+            self.counts = histogram.add(self.counts, counts)
+            self.failures += failures
+            self.leavers = [node for node in self.leavers if node.in_flight > 0]
 
 
-def summarise(balancer: Balancer, nodes: tuple[Node, ...], gone: Totals, window: Window, now: float) -> ServiceStats:
-    """Put the figures of a service together.
+def summarise(
+    balancer: Balancer, nodes: tuple[Node, ...], gone: Totals, counted: Snapshot, before: Snapshot, seconds: float
+) -> ServiceStats:
+    """Put the figures of a service together, without the balancer's lock: with thousands of endpoints this takes long.
 
-    Without the balancer's lock: with thousands of endpoints this takes long, and calls go on meanwhile. Counters only
-    grow, so at worst a call that ends at this moment is in one figure and not yet in another.
+    Args:
+        balancer: Of the service.
+        nodes: Its endpoints.
+        gone: What endpoints that left had counted.
+        counted: The counters now.
+        before: The counters from which on rates and latencies are taken.
+        seconds: The time between the two.
     """
-    seconds = window.seconds(now)
-    counts, failures = gone.counts, gone.failures
-    endpoints = tuple(_endpoint(node, window, seconds) for node in nodes)
+    endpoints = tuple(_endpoint(node, counted, before, seconds) for node in nodes)
     everybody = (*nodes, *gone.leavers)
-    recent: Sequence[int] = histogram.new_counts()
-    recent_failures = 0
-    for node in everybody:
-        failures += node.failures
-        if node.counts is not None:
-            counts = histogram.add(counts, node.counts)
-        node_recent, node_failures = node.recent(window)
-        if node_recent:
-            recent = histogram.add(recent, node_recent)
-            recent_failures += node_failures
+    columns = [node.column for node in everybody]
+    attempts, failed = counted.of(columns)
+    attempts_before, failed_before = before.of(columns)
+    recent = histogram.difference(attempts, attempts_before)
+    recent_failures = failed - failed_before
+    counts, failures = histogram.add(gone.counts, attempts), gone.failures + failed
     median, p99, longest = histogram.quantiles(recent, (0.5, 0.99, 1.0))
     retries = balancer.retries
     return ServiceStats(
@@ -142,17 +145,19 @@ def summarise(balancer: Balancer, nodes: tuple[Node, ...], gone: Totals, window:
     )
 
 
-def _endpoint(node: Node, window: Window, seconds: float) -> EndpointStats:
-    recent, recent_failures = node.recent(window)
+def _endpoint(node: Node, counted: Snapshot, before: Snapshot, seconds: float) -> EndpointStats:
+    attempts, failures = counted.of([node.column])
+    attempts_before, failures_before = before.of([node.column])
+    recent = histogram.difference(attempts, attempts_before)
     median, p99, longest = histogram.quantiles(recent, (0.5, 0.99, 1.0))
     return EndpointStats(
         endpoint=node.endpoint.address,
         state=node.breaker.state.value,
         in_flight=node.in_flight,
-        calls=node.attempts,
-        failures=node.failures,
+        calls=sum(attempts),
+        failures=failures,
         calls_per_second=sum(recent) / seconds,
-        failures_per_second=recent_failures / seconds,
+        failures_per_second=(failures - failures_before) / seconds,
         median=median,
         p99=p99,
         max=longest,

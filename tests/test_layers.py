@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "clientlb"
 FLOORS = [
     ["errors", "endpoint", "outcome", "events", "backoff", "options", "config", "classify", "histogram", "aio"],
     ["health"],
-    ["node"],
+    ["node", "figures"],
     ["policy", "retry"],
     ["pick", "stats", "explain"],
     ["balancer"],
@@ -29,7 +29,7 @@ ROOF = {"__init__"}  # `clientlb` itself: shows the public names, and nobody bel
 
 # these stand beside the balancer, not on it: it meets discovery only in update() and error(), telemetry only in events
 SEES_THE_GROUND_ONLY = {"discovery", "registration", "telemetry"}
-PURE = {"health", "policy", "retry", "backoff", "outcome", "endpoint", "histogram", "node"}
+PURE = {"health", "policy", "retry", "backoff", "outcome", "endpoint", "histogram", "figures", "node"}
 IMPURE_MODULES = {"time", "threading", "asyncio", "socket", "logging", "os", "subprocess"}
 EXTRAS = {"httpx", "httpx2", "grpc", "kazoo", "consul", "requests", "prometheus_client", "rich"}
 

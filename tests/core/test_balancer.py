@@ -350,7 +350,7 @@ def test_stats_cover_the_last_windows():
 def test_counters_outgrow_their_four_bytes():
     bench = Bench(1)
     bench.attempt(seconds=0.01)
-    bench.node(1).counts[bucket(0.01)] = 2**32 - 1
+    bench.balancer._rows[bucket(0.01)][0] = 2**32 - 1
     bench.attempt(seconds=0.01)
     bench.attempt(seconds=0.01)
     bench.clock.advance(15)
