@@ -280,12 +280,12 @@ class Balancer:
         """Whether there is a healthy endpoint that is not among those tried."""
         return any(node not in tried for node in self._ready)
 
-    def report(self, pick: Pick, outcome: Outcome | None, reason: str, leaving: int, now: float | None = None) -> None:
+    def report(self, pick: Pick, outcome: Outcome, reason: str, leaving: int, now: float | None = None) -> None:
         """Let the outcome of an attempt reach figures, breaker and policy. Picks call this.
 
         Args:
             pick: The attempt.
-            outcome: How it went; None if there is no news.
+            outcome: How it went.
             reason: Why, in a word or two.
             leaving: 1 when the call is no longer in flight from now on, else 0.
             now: Seconds of the clock, if they were just read.
@@ -297,7 +297,7 @@ class Balancer:
         self._acquire()
         try:
             node.in_flight -= leaving
-            if outcome is _SUCCESS or (outcome is not None and outcome is not _IGNORED):
+            if outcome is not _IGNORED:
                 seconds = now - pick.started
                 if pick.observed is None:  # else the head was counted, and then the body broke off
                     if now >= self._due:
@@ -312,11 +312,22 @@ class Balancer:
                     event = self._judge(pick, success, reason, now, leaving)
                 if self._observe is not None:
                     self._observe(node, seconds, success, now)
-            elif outcome is _IGNORED:
-                if node.breaker.ignored(pick, now):
-                    self._sort_by_health()
-            elif node.troubled and pick.observed is _SUCCESS:  # the body was fine, too
-                event = self._judge(pick, True, reason, now, leaving)
+            elif node.breaker.ignored(pick, now):
+                self._sort_by_health()
+        finally:
+            self._release()
+        if event is not None:
+            self._emit([event])
+
+    def leave(self, pick: Pick) -> None:
+        """Let a call whose outcome was reported before be no longer in flight. Picks call this."""
+        event = None
+        node = pick.node
+        self._acquire()
+        try:
+            node.in_flight -= 1
+            if node.troubled and pick.observed is _SUCCESS:  # the body was fine, too
+                event = self._judge(pick, True, "", self.clock(), 1)
         finally:
             self._release()
         if event is not None:

@@ -63,12 +63,12 @@ class Pick:
         if balancer is None:
             return
         self._balancer = None
-        if self.observed is not None:
-            if outcome is _SUCCESS or outcome is _IGNORED:
-                outcome = None
-        elif outcome is None:
-            outcome = _SUCCESS
-        balancer.report(self, outcome, reason, 1, now)
+        if self.observed is None:
+            balancer.report(self, _SUCCESS if outcome is None else outcome, reason, 1, now)
+        elif outcome is None or outcome is _SUCCESS or outcome is _IGNORED:
+            balancer.leave(self)
+        else:
+            balancer.report(self, outcome, reason, 1, now)
 
     def __enter__(self) -> Pick:
         return self

@@ -62,6 +62,7 @@ class Links(Generic[TransportT]):
         self._make_ordinary = make_ordinary
         self._max_idle = max_idle
         self._lock = threading.Lock()
+        self._acquire, self._release = self._lock.acquire, self._lock.release  # for every call; see Balancer
         self._links: dict[Key, Link[TransportT]] = {}
         self._versions: dict[str, int] = {}
         self._uses = 0
@@ -77,7 +78,8 @@ class Links(Generic[TransportT]):
             server_name: What the TLS certificate is checked against; None without TLS.
         """
         key = (balancer.service, endpoint.host, endpoint.port, server_name)
-        with self._lock:
+        self._acquire()
+        try:
             if self._versions.get(balancer.service) != balancer.version:
                 self._let_leavers_go(balancer)
             link = self._links.get(key)
@@ -87,14 +89,19 @@ class Links(Generic[TransportT]):
             link.calls += 1
             self._uses += 1
             link.used = self._uses
+        finally:
+            self._release()
         return link
 
     def give_back(self, link: Link[TransportT]) -> bool:
         """End one call's use of a link; True if there are retired transports to be closed."""
-        with self._lock:
+        self._acquire()
+        try:
             link.calls -= 1
             if link.leaving and link.calls == 0:
                 self._retired.append(link.transport)
+        finally:
+            self._release()
         return bool(self._retired)
 
     @property

@@ -183,7 +183,7 @@ def in_flight(services: clientlb.Services) -> Callable[[], int]:
 @pytest.fixture
 def failures(services: clientlb.Services) -> Callable[[], int]:
     """Failures that the endpoints have on record."""
-    return lambda: sum(node.failures for node in services["orders"].nodes)
+    return lambda: sum(endpoint.failures for endpoint in services["orders"].stats().endpoints)
 
 
 @pytest.fixture

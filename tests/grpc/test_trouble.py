@@ -213,8 +213,7 @@ def test_a_stream_that_breaks_off_raises_and_is_remembered(caller, discovery, se
         caller.list(pb.Request(act="break off", count=3), came)
     assert [reply.number for reply in came] == [0, 1, 2]
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-    (node,) = services["orders"].nodes
-    wait_until(lambda: node.failures == 1)
+    wait_until(lambda: services["orders"].stats().endpoints[0].failures == 1)
     assert services["orders"].retries == 0
 
 

@@ -23,7 +23,7 @@ def in_flight(services: clientlb.Services) -> int:
 
 
 def failures(services: clientlb.Services) -> int:
-    return sum(node.failures for node in services["orders"].nodes)
+    return sum(endpoint.failures for endpoint in services["orders"].stats().endpoints)
 
 
 async def test_a_body_is_streamed_down(kind: Kind, services: clientlb.Services) -> None:

@@ -33,7 +33,7 @@ class Fleet:
 
     @property
     def failures(self) -> int:
-        return sum(node.failures for node in self.services["orders"].nodes)
+        return sum(endpoint.failures for endpoint in self.services["orders"].stats().endpoints)
 
     @property
     def in_flight(self) -> int:
