@@ -41,9 +41,12 @@ class Channel(ServiceChannel, grpc.Channel):
 
     def begin(self) -> None:
         """Make everything that does not survive a fork."""
-        self.links: Links[grpc.Channel] = Links(self._balancer, self._connect, lambda channel: channel.close())
+        self._later = later = Later()
+        # `close` waits for events of calls that just ended, so it must not run in a callback, on the thread of events
+        self.links: Links[grpc.Channel] = Links(
+            self._balancer, self._connect, lambda channel: later.run(0.0, channel.close)
+        )
         self._watch = Watch()
-        self._later = Later()
         self._lock = threading.Lock()
         self._paused: dict[Any, Callable[[], None] | None] = {}
         self._kept: set[Any] = set()
