@@ -31,11 +31,11 @@ class Figures:
 
     def __init__(self, now: float) -> None:
         self.rows: Rows = [array("I") for _ in range(histogram.BUCKETS)]
-        self.failures = array("Q")
+        self.failures: array[int] = array("Q")
         self._free: list[int] = []
         self._saved = self._previous = self._copy()
         self._began = self._previous_began = now
-        self.ends = now + self.WINDOW
+        self.ends: float = now + self.WINDOW
 
     def new_column(self) -> int:
         """A column of zeros for an endpoint."""
@@ -100,8 +100,8 @@ class Snapshot:
     __slots__ = ("_used", "failures", "rows")
 
     def __init__(self, rows: Rows, failures: array[int]) -> None:
-        self.rows = rows
-        self.failures = failures
+        self.rows: Rows = rows
+        self.failures: array[int] = failures
         self._used = [(index, row) for index, row in enumerate(rows) if row]
 
     def of(self, columns: Iterable[int]) -> tuple[Sequence[int], int]:

@@ -40,7 +40,7 @@ class ServiceChannel:
         idempotent: bool | Collection[str],
     ) -> None:
         self.service = service
-        self.idempotence = Idempotence(idempotent)
+        self.idempotence: Idempotence = Idempotence(idempotent)
         self._services = services
         self._balancer = services[service]
         self._credentials = credentials

@@ -30,7 +30,7 @@ class Link(Generic[Channel]):
     __slots__ = ("channel", "methods")
 
     def __init__(self, channel: Channel) -> None:
-        self.channel = channel
+        self.channel: Channel = channel
         self.methods: dict[weakref.ref[Any], Any] = {}
 
     def add(self, method: weakref.ref[Any], function: Any) -> None:
@@ -55,7 +55,7 @@ class Links(dict[Node, Link[Channel]]):
     def __init__(
         self, balancer: Balancer, connect: Callable[[Endpoint], Channel], dispose: Callable[[Channel], object]
     ) -> None:
-        self.leaving = False
+        self.leaving: bool = False
         self._balancer = balancer
         self._connect = connect
         self._dispose = dispose

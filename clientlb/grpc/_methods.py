@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
 
@@ -19,6 +19,18 @@ from clientlb.node import Node
 
 if TYPE_CHECKING:
     from clientlb.grpc._channel import Channel
+
+# generic for type checkers, but not when the program runs
+if TYPE_CHECKING:
+    UnaryUnaryBase: TypeAlias = grpc.UnaryUnaryMultiCallable[Any, Any]
+    UnaryStreamBase: TypeAlias = grpc.UnaryStreamMultiCallable[Any, Any]
+    StreamUnaryBase: TypeAlias = grpc.StreamUnaryMultiCallable[Any, Any]
+    StreamStreamBase: TypeAlias = grpc.StreamStreamMultiCallable[Any, Any]
+else:
+    UnaryUnaryBase = grpc.UnaryUnaryMultiCallable
+    UnaryStreamBase = grpc.UnaryStreamMultiCallable
+    StreamUnaryBase = grpc.StreamUnaryMultiCallable
+    StreamStreamBase = grpc.StreamStreamMultiCallable
 
 
 class Method:
@@ -71,7 +83,7 @@ class Method:
         return kind(exchange, steps)
 
 
-class UnaryUnary(Method, grpc.UnaryUnaryMultiCallable):  # type: ignore[type-arg]
+class UnaryUnary(Method, UnaryUnaryBase):
     """One request, one response."""
 
     def __call__(
@@ -110,7 +122,7 @@ class UnaryUnary(Method, grpc.UnaryUnaryMultiCallable):  # type: ignore[type-arg
         )
 
 
-class UnaryStream(Method, grpc.UnaryStreamMultiCallable):  # type: ignore[type-arg]
+class UnaryStream(Method, UnaryStreamBase):
     """One request, a stream of responses."""
 
     def __call__(
@@ -125,7 +137,7 @@ class UnaryStream(Method, grpc.UnaryStreamMultiCallable):  # type: ignore[type-a
         return self._start(BalancedStream, None, request, timeout, metadata, credentials, wait_for_ready, compression)
 
 
-class StreamUnary(Method, grpc.StreamUnaryMultiCallable):  # type: ignore[type-arg]
+class StreamUnary(Method, StreamUnaryBase):
     """A stream of requests, one response."""
 
     def __call__(
@@ -167,7 +179,7 @@ class StreamUnary(Method, grpc.StreamUnaryMultiCallable):  # type: ignore[type-a
         )
 
 
-class StreamStream(Method, grpc.StreamStreamMultiCallable):  # type: ignore[type-arg]
+class StreamStream(Method, StreamStreamBase):
     """A stream of requests, a stream of responses."""
 
     def __call__(

@@ -50,7 +50,7 @@ class LoopLinks(Links[grpc.aio.Channel]):
         self.paused: set[Any] = set()
         self.running: set[Any] = set()
         self.kept: set[Any] = set()
-        self.changed = asyncio.Event()
+        self.changed: asyncio.Event = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

@@ -61,10 +61,10 @@ class Exchange:
         wait_for_ready: bool | None,
         compression: grpc.Compression | None,
     ) -> None:
-        self.balancer = balancer
-        self.links = links
-        self.timeout = timeout
-        self.deadline = None if timeout is None else balancer.clock() + timeout
+        self.balancer: Balancer = balancer
+        self.links: LoopLinks = links
+        self.timeout: float | None = timeout
+        self.deadline: float | None = None if timeout is None else balancer.clock() + timeout
         self._method = method
         self._request = request
         self._metadata = metadata

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import AsyncIterable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
 import grpc.aio
@@ -19,6 +19,18 @@ from clientlb.node import Node
 
 if TYPE_CHECKING:
     from clientlb.grpc.aio._channel import Channel, LoopLinks
+
+# generic for type checkers, but not when the program runs
+if TYPE_CHECKING:
+    UnaryUnaryBase: TypeAlias = grpc.aio.UnaryUnaryMultiCallable[Any, Any]
+    UnaryStreamBase: TypeAlias = grpc.aio.UnaryStreamMultiCallable[Any, Any]
+    StreamUnaryBase: TypeAlias = grpc.aio.StreamUnaryMultiCallable[Any, Any]
+    StreamStreamBase: TypeAlias = grpc.aio.StreamStreamMultiCallable[Any, Any]
+else:
+    UnaryUnaryBase = grpc.aio.UnaryUnaryMultiCallable
+    UnaryStreamBase = grpc.aio.UnaryStreamMultiCallable
+    StreamUnaryBase = grpc.aio.StreamUnaryMultiCallable
+    StreamStreamBase = grpc.aio.StreamStreamMultiCallable
 
 
 class Method:
@@ -110,25 +122,25 @@ class _StreamRequest(Method):
         return self._start(requests, timeout, metadata, credentials, wait_for_ready, compression)
 
 
-class UnaryUnary(_UnaryRequest, grpc.aio.UnaryUnaryMultiCallable):  # type: ignore[type-arg]
+class UnaryUnary(_UnaryRequest, UnaryUnaryBase):
     """One request, one response."""
 
-    kind = UnaryUnaryCall
+    kind: type[BalancedCall] = UnaryUnaryCall
 
 
-class UnaryStream(_UnaryRequest, grpc.aio.UnaryStreamMultiCallable):  # type: ignore[type-arg]
+class UnaryStream(_UnaryRequest, UnaryStreamBase):
     """One request, a stream of responses."""
 
-    kind = UnaryStreamCall
+    kind: type[BalancedCall] = UnaryStreamCall
 
 
-class StreamUnary(_StreamRequest, grpc.aio.StreamUnaryMultiCallable):  # type: ignore[type-arg]
+class StreamUnary(_StreamRequest, StreamUnaryBase):
     """A stream of requests, one response."""
 
-    kind = StreamUnaryCall
+    kind: type[BalancedCall] = StreamUnaryCall
 
 
-class StreamStream(_StreamRequest, grpc.aio.StreamStreamMultiCallable):  # type: ignore[type-arg]
+class StreamStream(_StreamRequest, StreamStreamBase):
     """A stream of requests, a stream of responses."""
 
-    kind = StreamStreamCall
+    kind: type[BalancedCall] = StreamStreamCall
