@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import random
 
-from tenacity import RetryCallState
+from tenacity import Future, RetryCallState
 from tenacity.wait import wait_base
+
+from clientlb.errors import ClientLBError
 
 
 class RetryState(RetryCallState):
@@ -29,6 +31,15 @@ class RetryState(RetryCallState):
         self.transparent = 0
         self.start_time = started
         self.outcome_timestamp: float | None = started
+
+    def failed(self, reason: str, now: float) -> None:
+        """Note the end of an attempt, in the form in which tenacity's objects look for it."""
+        self.outcome_timestamp = now
+        self.outcome = Future.construct(self.attempt_number, AttemptFailed(reason), True)
+
+
+class AttemptFailed(ClientLBError):
+    """An attempt failed, as tenacity's `stop_*` and `wait_*` objects see it; nobody ever raises it."""
 
 
 class full_jitter(wait_base):

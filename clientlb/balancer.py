@@ -65,12 +65,11 @@ class Balancer:
         self.options: Options = options or Options()
         self.source = source
         self.rng: random.Random = rng or random.Random()
+        self._own_rng = rng is None
         self.clock = clock
         self._emit_event = emit
         self._new_lock()
-        self._policy = make_policy(self.options.policy)
-        self._choose = self._policy.choose
-        self._observe = self._policy.observe if isinstance(self._policy, LearningPolicy) else None
+        self._new_policy()
         budget = self.options.retry.budget
         self._budget = RetryBudget(budget.ratio, budget.reserve, budget.window, clock())
         self._nodes: tuple[Node, ...] = ()
@@ -131,6 +130,8 @@ class Balancer:
             if self._closed:
                 return
             self.last_error = error
+            self.empty_since = None  # whether anybody is there, nobody can say now
+            self._set_due()
             first = self.failing_since is None
             if first:
                 self.failing_since = self.clock()
@@ -434,6 +435,7 @@ class Balancer:
         """Take no more news and give no more picks. Calls that run finish. Idempotent."""
         with self._lock:
             self._closed = True
+            self._gone.add(self._nodes, self._figures)
             self._ready = ()
             self._nodes = ()
             self._ejected = ()
@@ -444,10 +446,20 @@ class Balancer:
     def after_fork(self) -> None:
         """Make the copy in a forked child usable: no call runs here, and the lock may have been held."""
         self._new_lock()
+        if self._own_rng:
+            self.rng = random.Random()  # children that draw the same numbers would march in step
+        self._new_policy()
+        # picks of the parent that end here, such as by garbage collection, must not count: their nodes are left behind
+        self._nodes = tuple(node.detached() for node in self._nodes)
+        self._gone.leavers = [node.detached() for node in self._gone.leavers]
+        self._sort_by_health()
         if self._nodes:
             self._arrived.set()
-        for node in self._nodes:
-            node.in_flight = 0
+
+    def _new_policy(self) -> None:
+        self._policy = make_policy(self.options.policy)
+        self._choose = self._policy.choose
+        self._observe = self._policy.observe if isinstance(self._policy, LearningPolicy) else None
 
     def _new_lock(self) -> None:
         self._lock = threading.Lock()

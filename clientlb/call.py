@@ -159,18 +159,22 @@ def call(
             state = RetryState(balancer.rng, pick.started)
             tried: list[Node] = []
         tried.append(pick.node)
-        delay = decide(
-            verdict,
-            retry or balancer.options.retry,
-            state,
-            balancer.withdraw_retry,
-            now=now,
-            rng=balancer.rng,
-            untried=balancer.has_untried(tried),
-            idempotent=idempotent,
-            replayable=replayable,
-            deadline=deadline,
-        )
+        try:
+            delay = decide(
+                verdict,
+                retry or balancer.options.retry,
+                state,
+                balancer.withdraw_retry,
+                now=now,
+                rng=balancer.rng,
+                untried=balancer.has_untried(tried),
+                idempotent=idempotent,
+                replayable=replayable,
+                deadline=deadline,
+            )
+        except BaseException:  # of the user's own stop or wait
+            pick.release()
+            raise
         facts = (balancer.service, pick.endpoint, attempt.number, verdict.reason)
         if isinstance(delay, Refusal):
             attempt.trace.refusal = delay

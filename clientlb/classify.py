@@ -14,7 +14,7 @@ from clientlb.outcome import Outcome, Verdict
 
 _NETWORK = (OSError, EOFError)  # requests' and most of aiohttp's exceptions are OSErrors as well
 _FILES = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
-_NEVER_SENT = ("ConnectError", "ConnectTimeout", "PoolTimeout", "ClientConnectorError")
+_NEVER_SENT = ("ConnectError", "ConnectTimeout", "ClientConnectorError")
 _ANSWERS = frozenset(
     {
         "OK",
@@ -44,6 +44,8 @@ def classify_exception(error: BaseException) -> Verdict:
     if grpc is not None and isinstance(error, grpc.RpcError):
         code = getattr(error, "code", None)
         return classify_code(code().name if callable(code) and code() is not None else "UNKNOWN")
+    if name == "PoolTimeout":
+        return Verdict(Outcome.IGNORED, name)  # the caller's own limit of connections
     if isinstance(error, ConnectionRefusedError) or (isinstance(error, _network()) and name in _NEVER_SENT):
         return Verdict(Outcome.RETRYABLE, name, sent=False)
     if isinstance(error, _network()) and not isinstance(error, _FILES):

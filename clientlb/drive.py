@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from clientlb.balancer import Balancer
 from clientlb.call import Attempt, Sleep, Steps
+from clientlb.errors import ClosedError, NoEndpointsError
 from clientlb.outcome import Verdict
 
 Result = TypeVar("Result")
@@ -35,6 +36,7 @@ def drive(
         classify: Gives the verdict on a result (the error is None) or on an error (the result is None).
         discard: Disposes of a result that is retried away.
     """
+    failed: Exception | None = None
     try:
         step = next(steps)
         while True:
@@ -42,13 +44,19 @@ def drive(
                 try:
                     result = send(step)
                 except Exception as error:
+                    failed = error
                     following = steps.send(classify(None, error))
                     if following is None:
                         step.pick.release()
                         add_note(error, step)
                         raise
                 else:
-                    following = steps.send(classify(result, None))
+                    try:
+                        following = steps.send(classify(result, None))
+                    except BaseException:
+                        if discard is not None:
+                            discard(result)
+                        raise
                     if following is None:
                         return result
                     if discard is not None:
@@ -60,6 +68,10 @@ def drive(
                 else:
                     balancer.wait(step.seconds)  # type: ignore[union-attr]
                 step = next(steps)
+    except (ClosedError, NoEndpointsError) as gone:
+        if failed is None:
+            raise
+        raise failed from gone  # nobody is left to be tried: what the last attempt met says more
     finally:
         steps.close()
 
@@ -72,6 +84,7 @@ async def drive_async(
     discard: Callable[[Result], Awaitable[object]] | None = None,
 ) -> Result:
     """The same for coroutines."""
+    failed: Exception | None = None
     try:
         step = next(steps)
         while True:
@@ -79,13 +92,19 @@ async def drive_async(
                 try:
                     result = await send(step)
                 except Exception as error:
+                    failed = error
                     following = steps.send(classify(None, error))
                     if following is None:
                         step.pick.release()
                         add_note(error, step)
                         raise
                 else:
-                    following = steps.send(classify(result, None))
+                    try:
+                        following = steps.send(classify(result, None))
+                    except BaseException:
+                        if discard is not None:
+                            await discard(result)
+                        raise
                     if following is None:
                         return result
                     if discard is not None:
@@ -97,6 +116,10 @@ async def drive_async(
                 else:
                     await balancer.wait_async(step.seconds)  # type: ignore[union-attr]
                 step = next(steps)
+    except (ClosedError, NoEndpointsError) as gone:
+        if failed is None:
+            raise
+        raise failed from gone  # nobody is left to be tried: what the last attempt met says more
     finally:
         steps.close()
 

@@ -48,6 +48,13 @@ class Node:
         self.troubled: bool = False
         self.column: int = column
 
+    def detached(self) -> Node:
+        """The same node without its calls in flight, for a forked child: those run in the parent."""
+        node = Node(self.endpoint, self.column)
+        node.score, node.breaker = self.score, self.breaker
+        node.connected, node.troubled = self.connected, self.troubled
+        return node
+
     def describe(self, endpoint: Endpoint) -> None:
         """Take over what discovery now says of the same server: weight, zone, metadata."""
         self.endpoint: Endpoint = endpoint

@@ -6,6 +6,7 @@ and in a forked child, where it watches anew.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import random
@@ -67,6 +68,7 @@ class Services:
         self._balancers: dict[str, Balancer] = {}
         self._resolvers: dict[str, Resolver] = {}
         self._closed = False
+        self._stale = False
         self.forks: int = 0
         """How often this process was forked off since: what a shell keeps belongs to the parent when it has grown."""
         _survive_forks(self)
@@ -101,8 +103,18 @@ class Services:
                 )
             if service in self._resolvers:
                 return balancer
+            if self._stale and self._url is not None:
+                # forked: the discovery belongs to the parent. Only now, for a fork hook must not read files
+                self._discovery = open_discovery(self._url)
+                self._stale = False
             resolver = self._resolvers[service] = self._discovery.resolver(service)
-        resolver.start(balancer)
+        try:
+            resolver.start(balancer)
+        except BaseException:
+            with self._lock:
+                self._resolvers.pop(service, None)  # the next call tries again
+            _close(resolver)
+            raise
         return balancer
 
     def options_of(self, service: str) -> Options:
@@ -163,12 +175,17 @@ class Services:
                 return
             self._closed = True
             resolvers, self._resolvers = list(self._resolvers.values()), {}
-        for resolver in resolvers:
-            resolver.close()
-        if self._url is not None:
-            self._discovery.close()
         for balancer in self._balancers.values():
             balancer.close()
+        owned: list[Discovery | Resolver] = [*resolvers]
+        if self._url is not None and not self._stale:
+            owned.insert(0, self._discovery)
+        for each in owned:
+            _close(each)
+
+    async def aclose(self) -> None:
+        """`close()` for async code: the event loop goes on meanwhile."""
+        await asyncio.to_thread(self.close)
 
     def __enter__(self) -> Services:
         return self
@@ -184,7 +201,7 @@ class Services:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close()
+        await self.aclose()
 
     def __repr__(self) -> str:
         return f"<Services {self._discovery}: {', '.join(sorted(self._balancers)) or 'none used yet'}>"
@@ -194,10 +211,17 @@ class Services:
         self.forks += 1
         self._lock = threading.Lock()
         self._resolvers = {}  # dropped, not closed: closing would talk over the parent's connections
-        if self._url is not None:
-            self._discovery = open_discovery(self._url)
+        self._stale = self._url is not None
         for balancer in self._balancers.values():
             balancer.after_fork()
+
+
+def _close(each: Discovery | Resolver) -> None:
+    """Close something of which one failure must not keep the others open."""
+    try:
+        each.close()
+    except Exception:
+        _log.exception("%r could not be closed", each)
 
 
 def _options_by_service(options: Options | Mapping[str, Options] | None) -> dict[str, Options]:
@@ -227,4 +251,7 @@ def _survive_forks(services: Services) -> None:
 
 def _renew_all() -> None:
     for services in list(_alive):
-        services._after_fork()
+        try:
+            services._after_fork()
+        except Exception:
+            _log.exception("%r does not work in this forked child", services)

@@ -71,6 +71,9 @@ class ServiceStats:
     endpoints: tuple[EndpointStats, ...]
 
 
+_MOST_LEAVERS = 1000
+
+
 class Totals:
     """What endpoints that left had counted, so that the counters of a service never go back."""
 
@@ -82,9 +85,10 @@ class Totals:
         self.leavers: list[Node] = []
 
     def add(self, nodes: Iterable[Node], figures: Figures) -> None:
-        """Keep nodes that left until their last calls have ended."""
+        """Keep nodes that left until their last calls have ended. Adding them up takes long, so it is put off."""
         self.leavers = [*self.leavers, *nodes]
-        self.settle(figures)
+        if len(self.leavers) > _MOST_LEAVERS:
+            self.settle(figures)
 
     def settled(self, figures: Figures) -> Totals:
         """A copy that does not change, after adding up the leavers whose calls have all ended."""

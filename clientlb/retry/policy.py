@@ -63,7 +63,7 @@ def decide(
     ):
         state.transparent += 1
         return 0.0
-    state.outcome_timestamp = now
+    state.failed(verdict.reason, now)
     if options.stop(state):
         return Refusal.STOPPED
     delay = max(0.0, float(options.wait(state)))

@@ -347,6 +347,47 @@ def test_stats_cover_the_last_windows():
     assert (idle.calls_per_second, idle.median, idle.max) == (0, None, None)
 
 
+def test_forked_copy_forgets_the_parents_calls():
+    bench = Bench(1, 2)
+    parents = [bench.balancer.try_pick() for _ in range(4)]
+    before = bench.balancer.rng
+    bench.balancer.after_fork()
+    for pick in parents:
+        pick.release(Outcome.SUCCESS)  # by garbage collection, in the child
+    assert all(node.in_flight == 0 for node in bench.balancer.nodes)
+    assert {bench.attempt() for _ in range(50)} == {1, 2}
+    assert bench.balancer.rng is before, "it was given, so that a test can replay"
+
+
+def test_forked_copies_do_not_march_in_step():
+    balancer = Balancer("orders")
+    draws = []
+    for _ in range(2):
+        state = balancer.rng.getstate()
+        balancer.after_fork()
+        draws.append(balancer.rng.random())
+        balancer.rng.setstate(state)
+    assert draws[0] != draws[1]
+
+
+def test_held_empty_list_is_not_believed_while_the_registry_is_down():
+    bench = Bench(1, hold_empty=60)
+    bench.balancer.update([])
+    bench.balancer.error(DiscoveryError("down"))
+    bench.clock.advance(3600)
+    assert bench.attempt() == 1
+
+
+def test_figures_survive_the_close():
+    bench = Bench(1)
+    bench.attempt()
+    running = bench.balancer.try_pick()
+    bench.balancer.close()
+    assert (bench.balancer.stats().calls, bench.balancer.stats().in_flight) == (1, 1)
+    running.release()
+    assert (bench.balancer.stats().calls, bench.balancer.stats().in_flight) == (2, 0)
+
+
 def test_counters_outgrow_their_four_bytes():
     bench = Bench(1)
     bench.attempt(seconds=0.01)

@@ -4,7 +4,7 @@ import asyncio
 import random
 
 import pytest
-from tenacity import stop_after_attempt, wait_fixed, wait_none
+from tenacity import stop_after_attempt, wait_exception, wait_fixed, wait_none
 
 from clientlb import (
     Balancer,
@@ -275,6 +275,32 @@ def test_drive_gives_the_pick_back_when_the_classifier_fails(way):
     with pytest.raises(ZeroDivisionError):
         server.make(bench.balancer, way)
     assert bench.in_flight == 0
+
+
+@WAYS
+def test_drive_leaks_nothing_when_the_users_wait_fails(way):
+    bench, server = Bench(wait=lambda state: 1 / 0), Server("busy")
+    with pytest.raises(ZeroDivisionError):
+        server.make(bench.balancer, way)
+    assert server.discarded == ["busy"]
+    assert bench.in_flight == 0
+
+
+@WAYS
+def test_drive_raises_the_real_error_when_everybody_left_meanwhile(way):
+    bench, server = Bench(wait=wait_none()), Server(ConnectionResetError("the real one"))
+    send = server.send
+    server.send = lambda attempt: (bench.balancer.close(), send(attempt))
+    with pytest.raises(ConnectionResetError, match="the real one"):
+        server.make(bench.balancer, way)
+    assert bench.in_flight == 0
+
+
+def test_tenacitys_objects_find_the_outcome_they_look_for():
+    seen = []
+    wait = wait_exception(lambda error: seen.append(str(error)) or 0.0)
+    Bench(wait=wait).play(FAILED, SUCCEEDED)
+    assert seen == ["503"]
 
 
 @WAYS

@@ -54,6 +54,7 @@ def of_httpx(flavour, status):
         (httpx.ConnectError("x"), Outcome.RETRYABLE, False),
         (httpx2.ConnectError("x"), Outcome.RETRYABLE, False),
         (httpx.ReadTimeout("x"), Outcome.RETRYABLE, True),
+        (httpx.PoolTimeout("x"), Outcome.IGNORED, True),
         (of_httpx(httpx, 500), Outcome.FAILURE, True),
         (of_httpx(httpx2, 404), Outcome.SUCCESS, True),
         (Status(grpc.StatusCode.UNAVAILABLE), Outcome.RETRYABLE, True),

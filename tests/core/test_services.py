@@ -70,6 +70,51 @@ def test_close_is_idempotent_and_says_so_afterwards(registry):
         balancer.pick()
 
 
+class Fragile(ManualDiscovery):
+    """Its resolvers fail to start once, and to close always."""
+
+    def __init__(self):
+        super().__init__({"orders": ["h:1"], "users": ["u:1"]})
+        self.failures = 1
+
+    def resolver(self, service):
+        start = super().resolver(service).start
+
+        def fragile(listener):
+            if self.failures:
+                self.failures -= 1
+                raise RuntimeError("can't start new thread")
+            start(listener)
+
+        class Resolver:
+            def start(self, listener):
+                fragile(listener)
+
+            def close(self):
+                raise OSError("no")
+
+        return Resolver()
+
+
+def test_watch_that_could_not_start_is_tried_again():
+    services = Services(Fragile())
+    with pytest.raises(RuntimeError, match="can't start"):
+        services["orders"]
+    assert services["orders"].pick().endpoint.port == 1
+
+
+def test_resolver_that_cannot_be_closed_keeps_nothing_else_open(caplog):
+    registry = Fragile()
+    registry.failures = 0
+    services = Services(registry)
+    balancers = services["orders"], services["users"]
+    services.close()
+    for balancer in balancers:
+        with pytest.raises(ClosedError):
+            balancer.pick()
+    assert caplog.text.count("could not be closed") == 2
+
+
 async def test_async_context(registry):
     async with Services(registry) as services:
         assert services["orders"].endpoints
