@@ -53,28 +53,32 @@ def load_options(
     if unknown := sorted(set(document) - {"default", "services"}):
         raise ConfigurationError(f"options file {path}: [{unknown[0]}] is neither [default] nor [services.NAME]")
     variables = _tree_of_variables(environ)
-    default = _merge(document.get("default", {}), variables)
-    loaded = {"*": _build(Options, default, "default")}
-    for service, table in document.get("services", {}).items():
-        merged = _merge(_merge(document.get("default", {}), table), variables)
-        loaded[service] = _build(Options, merged, f"services.{service}")
+    default = _table(document.get("default", {}), "default")
+    loaded = {"*": _build(Options, _merge(default, variables), "default")}
+    for service, table in _table(document.get("services", {}), "services").items():
+        where = f"services.{service}"
+        merged = _merge(_merge(default, _table(table, where)), variables)
+        loaded[service] = _build(Options, merged, where)
     return loaded
 
 
 def _tree_of_variables(environ: Mapping[str, str]) -> dict[str, Any]:
     tree: dict[str, Any] = {}
-    for variable, text in environ.items():
+    for variable, text in sorted(environ.items(), key=lambda item: item[0].lower()):  # a table before what is in it
         if not variable.startswith("CLIENTLB_") or variable == "CLIENTLB_CONFIG":
             continue
         *tables, name = variable.removeprefix("CLIENTLB_").lower().split("__")
         if not tables and name not in Options.__dataclass_fields__:
             continue  # other parts of clientlb have variables of their own
         table = tree
-        for step in tables:
+        for depth, step in enumerate(tables, 1):
             table = table.setdefault(step, {})
+            if not isinstance(table, dict):
+                above = "CLIENTLB_" + "__".join(tables[:depth]).upper()
+                raise ConfigurationError(f"{above} is {table!r}, so {variable} has no place; set only the second one")
         try:
             table[name] = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
+        except ValueError:
             table[name] = text
     return tree
 
@@ -87,21 +91,25 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def _table(value: object, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ConfigurationError(f"options: {where} is {value!r}; give a table")
+    return value
+
+
 def _build(kind: type[Any], table: object, where: str) -> Any:
-    if not isinstance(table, Mapping):
-        raise ConfigurationError(f"options: {where} is {table!r}; give a table")
-    values = dict(table)
-    if kind is RetryOptions:
-        _take_backoff(values, where)
+    values = dict(_table(table, where))
     nested = {"health": HealthOptions, "retry": RetryOptions, "budget": BudgetOptions}
     known = {option.name for option in dataclasses.fields(kind)}
+    if kind is RetryOptions:
+        known = known - {"stop", "wait"} | {"attempts", "backoff", "backoff_max"}
     for name, value in values.items():
         if name not in known:
             raise ConfigurationError(f"options: {where}.{name} does not exist; known: {', '.join(sorted(known))}")
         if name in nested:
             values[name] = _build(nested[name], value, f"{where}.{name}")
-        elif isinstance(value, list):
-            values[name] = frozenset(value)
+    if kind is RetryOptions:
+        _take_backoff(values, where)
     try:
         return kind(**values)
     except ConfigurationError as error:
@@ -118,7 +126,7 @@ def _take_backoff(values: dict[str, Any], where: str) -> None:
     if backoff is not None or backoff_max is not None:
         default = full_jitter()
         initial = default.initial if backoff is None else backoff
-        ceiling = max(default.max, initial) if backoff_max is None else backoff_max
         require_number(f"{where}.backoff", initial, at_least=0)
+        ceiling = max(default.max, initial) if backoff_max is None else backoff_max
         require_number(f"{where}.backoff_max", ceiling, at_least=initial)
         values["wait"] = full_jitter(initial, ceiling)

@@ -51,7 +51,7 @@ def _node(node: Node, policy: Policy, counted: Snapshot, now: float) -> str:
     if breaker.state is State.CLOSED:
         verdict = "may be picked"
         if breaker.failures:
-            verdict += f", {breaker.failures} failures in a row"
+            verdict += f", {breaker.failures} {'failure' if breaker.failures == 1 else 'failures in a row'}"
     elif breaker.state is State.OPEN:
         due = breaker.until - now
         probe = f"next probe in {due:.1f} s" if due > 0 else "the next call that can be repeated probes it"

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -45,12 +46,30 @@ def require_number(
 ) -> None:
     """Refuse what is no finite number within the bounds."""
     number = value if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
-    if math.isfinite(number) and number > above and at_least <= number <= at_most:
+    if abs(number) <= sys.float_info.max and number > above and at_least <= number <= at_most:
         return
     bounds = [f"above {above:g}"] if above > -math.inf else []
     bounds += [f"at least {at_least:g}"] if at_least > -math.inf else []
     bounds += [f"at most {at_most:g}"] if at_most < math.inf else []
     raise ConfigurationError(f"{name} is {value!r}; give a number {' and '.join(bounds)}")
+
+
+def _frozen(name: str, values: object, fits: Callable[[object], bool], members: str) -> frozenset[Any]:
+    """Freeze a collection of members that fit. A string is a collection of its letters, which nobody means."""
+    if not isinstance(values, Collection) or isinstance(values, (str, bytes, bytearray, Mapping)):
+        raise ConfigurationError(f"{name} is {values!r}; give a set of {members}")
+    for value in values:
+        if not fits(value):
+            raise ConfigurationError(f"{name} has {value!r}; give {members}")
+    return frozenset(values)
+
+
+def _is_status(value: object) -> bool:
+    return isinstance(value, int) and 100 <= value <= 599
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and value != ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,9 +130,10 @@ class RetryOptions:
         stop: A tenacity `stop_*` object (default `stop_after_attempt(3)`: the first attempt and two more).
         wait: A tenacity `wait_*` object: seconds between attempts (default `full_jitter(0.025, 0.25)`, Envoy's 25 ms
             base and 250 ms cap).
-        methods: HTTP methods that may be repeated after they were sent (default: RFC 9110's idempotent ones).
+        methods: HTTP methods that may be repeated after they were sent (default: RFC 9110's idempotent ones). Here and
+            in the next two, any collection will do; it is kept as a frozenset.
         statuses: HTTP status codes worth another endpoint (default 429, 502, 503 and 504).
-        codes: gRPC status codes worth another endpoint (default UNAVAILABLE and RESOURCE_EXHAUSTED).
+        codes: Names of gRPC status codes worth another endpoint (default UNAVAILABLE and RESOURCE_EXHAUSTED).
         transparent: How often a call is repeated at once on an endpoint that it has not tried, because the attempt
             surely never reached a server (a refused connection). Neither `stop` nor `wait` nor `budget` has a say in
             that, nor has the method (default 10; gRPC's transparent retries, gRFC A6, have no limit).
@@ -129,14 +149,20 @@ class RetryOptions:
     budget: BudgetOptions = BudgetOptions()
 
     def __post_init__(self) -> None:
-        if not callable(self.stop):
+        if not callable(self.stop) or isinstance(self.stop, type):
             raise ConfigurationError(f"retry.stop is {self.stop!r}; give a tenacity stop_* object")
         if not callable(self.wait) or isinstance(self.wait, type):
             raise ConfigurationError(f"retry.wait is {self.wait!r}; give a tenacity wait_* object")
         require_int("retry.transparent", self.transparent, 0)
-        for status in self.statuses:
-            if not isinstance(status, int) or not 100 <= status <= 599:
-                raise ConfigurationError(f"retry.statuses has {status!r}; give HTTP status codes, 100 to 599")
+        if not isinstance(self.budget, BudgetOptions):
+            raise ConfigurationError(f"retry.budget is {self.budget!r}; give BudgetOptions(...)")
+        for name, fits, members in (
+            ("methods", _is_name, "names of HTTP methods, such as 'GET'"),
+            ("statuses", _is_status, "HTTP status codes, 100 to 599"),
+            ("codes", _is_name, "names of gRPC status codes, such as 'UNAVAILABLE'"),
+        ):
+            frozen = _frozen(f"retry.{name}", getattr(self, name), fits, members)
+            object.__setattr__(self, name, frozen)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,7 +204,8 @@ class CallOptions:
 
     Args:
         idempotent: The call may safely reach two servers. None (default) lets the method decide.
-        retry: Replaces the service's retry options for this call; `False` turns retries off.
+        retry: Replaces the service's retry options for this call; `False` turns retries off and leaves what is a
+            failure (`statuses`, `codes`) as the service has it.
     """
 
     idempotent: bool | None = None
@@ -194,7 +221,9 @@ class CallOptions:
         """The retry options of the call, given those of its service."""
         if self.retry is True:
             return service
-        return NO_RETRIES if self.retry is False else self.retry
+        if self.retry is False:
+            return dataclasses.replace(service, stop=stop_after_attempt(1), transparent=0)
+        return self.retry
 
     @classmethod
     def of(cls, value: CallOptions | Mapping[str, Any] | None) -> CallOptions:

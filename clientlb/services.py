@@ -159,7 +159,7 @@ class Services:
     def remove_hook(self, hook: events.EventHook) -> None:
         """Send no more events to this hook. Does nothing if it gets none."""
         with self._lock:
-            self._hooks = [other for other in self._hooks if other is not hook]
+            self._hooks = [other for other in self._hooks if other != hook]
 
     def _emit(self, event: events.Event) -> None:
         for hook in self._hooks:

@@ -214,6 +214,8 @@ class AsyncShell(Shell[AsyncTransportT], Generic[AnyRequest, AnyResponse, AsyncT
     async def aclose(self) -> None:
         """Close every connection, in the event loop that it belongs to. Idempotent."""
         self._closed = True
+        if self._forks != self._services.forks:
+            self._renew()  # see SyncShell
         here = asyncio.get_running_loop()
         for loop, links in self._by_loop.items():
             links.retire_all()

@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
+from clientlb.errors import ConfigurationError
 from clientlb.node import Node
 from clientlb.options import POLICY_NAMES
 from clientlb.policy.p2c import P2C, PeakEwma
@@ -41,8 +42,17 @@ POLICIES: dict[str, Callable[[], Policy]] = dict(zip(POLICY_NAMES, (PeakEwma, P2
 
 
 def make_policy(policy: str | Callable[[], Policy]) -> Policy:
-    """Make the policy that an option names, or that its callable makes."""
-    return POLICIES[policy]() if isinstance(policy, str) else policy()
+    """Make the policy that an option names, or that its callable makes.
+
+    Raises:
+        ConfigurationError: What the callable made is no policy.
+    """
+    if isinstance(policy, str):
+        return POLICIES[policy]()
+    made = policy()
+    if not callable(getattr(made, "choose", None)):
+        raise ConfigurationError(f"policy {policy!r} made {made!r}; give a callable that makes a Policy")
+    return made
 
 
 __all__ = ["P2C", "POLICIES", "LearningPolicy", "PeakEwma", "Policy", "Random", "RoundRobin", "make_policy"]

@@ -87,14 +87,16 @@ class PrometheusSink(Collector):
                 " give each sink a registry of its own"
             ) from None
         self._closed = False
-        services.add_hook(self._count)
+        self._hook = self._count  # kept: hooks are removed by identity, and each look at a method makes a new object
+        services.add_hook(self._hook)
 
     def close(self) -> None:
-        """Take the metrics off the registry. Idempotent."""
+        """Take the metrics off the registry and the hook off the services. Idempotent."""
         with self._lock:
             closed, self._closed = self._closed, True
         if not closed:
             self._registry.unregister(self)
+            self._services.remove_hook(self._hook)
 
     def __enter__(self) -> Self:
         return self

@@ -37,7 +37,27 @@ from clientlb.policy import POLICIES, PeakEwma, make_policy
         (lambda: BudgetOptions(reserve=True), "reserve is True"),
         (lambda: RetryOptions(stop=3), "retry.stop is 3; give a tenacity"),
         (lambda: RetryOptions(wait=0.1), "retry.wait is 0.1; give a tenacity"),
-        (lambda: RetryOptions(statuses=frozenset({5030})), "statuses has 5030"),
+        (lambda: RetryOptions(stop=stop_after_attempt), "retry.stop is <class"),
+        (lambda: RetryOptions(statuses=frozenset({5030})), "retry.statuses has 5030; give HTTP status codes"),
+        (lambda: RetryOptions(statuses=503), "retry.statuses is 503; give a set of HTTP status codes, 100 to 599"),
+        (lambda: RetryOptions(statuses="503"), "retry.statuses is '503'; give a set of"),
+        (lambda: RetryOptions(statuses=["503"]), "retry.statuses has '503'"),
+        (lambda: RetryOptions(statuses=[[1]]), r"retry.statuses has \[1\]"),
+        (lambda: RetryOptions(statuses={503: "busy"}), "retry.statuses is {503: 'busy'}"),
+        (lambda: RetryOptions(methods="GET"), "retry.methods is 'GET'; give a set of names of HTTP methods"),
+        (lambda: RetryOptions(methods=None), "retry.methods is None"),
+        (lambda: RetryOptions(methods=[1]), "retry.methods has 1; give names of HTTP methods"),
+        (lambda: RetryOptions(codes="UNAVAILABLE"), "retry.codes is 'UNAVAILABLE'; give a set of names of gRPC"),
+        (lambda: RetryOptions(codes=14), "retry.codes is 14"),
+        (lambda: RetryOptions(codes=[14]), "retry.codes has 14; give names of gRPC status codes"),
+        (lambda: RetryOptions(budget=None), r"retry.budget is None; give BudgetOptions\(...\)"),
+        (lambda: RetryOptions(budget=0.2), "retry.budget is 0.2; give BudgetOptions"),
+        (lambda: Options(wait_for_endpoints=10**400), "wait_for_endpoints is 1000"),
+        (lambda: make_policy(lambda: 5), "policy <function .* made 5; give a callable that makes a Policy"),
+        (
+            lambda: Services("static://h:1", options=Options(policy=lambda: None))["orders"],
+            "made None; give a callable",
+        ),
         (lambda: CallOptions(idempotent="yes"), "idempotent is 'yes'"),
         (lambda: CallOptions(retry=3), "retry is 3"),
         (
@@ -61,7 +81,21 @@ def test_call_options_decide_over_the_service():
     own = RetryOptions(stop=stop_after_attempt(9))
     assert CallOptions().retry_options(service) is service
     assert CallOptions(retry=own).retry_options(service) is own
-    assert CallOptions(retry=False).retry_options(service).stop.max_attempt_number == 1
+
+
+def test_a_call_without_retries_keeps_what_else_the_service_has():
+    service = RetryOptions(methods={"GET"}, statuses={500}, codes={"ABORTED"}, budget=BudgetOptions(ratio=0.5))
+    none = CallOptions(retry=False).retry_options(service)
+    assert (none.stop.max_attempt_number, none.transparent) == (1, 0)
+    assert (none.methods, none.statuses, none.codes) == ({"GET"}, {500}, {"ABORTED"})
+    assert (none.budget, none.wait) == (service.budget, service.wait)
+
+
+@pytest.mark.parametrize("kind", [list, tuple, set, frozenset])
+def test_collections_are_frozen(kind):
+    options = RetryOptions(methods=kind(["GET"]), statuses=kind([500, 503]), codes=kind(["ABORTED"]))
+    assert (options.methods, options.statuses, options.codes) == ({"GET"}, {500, 503}, {"ABORTED"})
+    assert {type(options.methods), type(options.statuses), type(options.codes)} == {frozenset}
 
 
 def test_every_policy_name_makes_a_policy():
@@ -117,6 +151,17 @@ def test_file_and_environment_feed_the_same_classes(tmp_path):
         ("[services.orders.health]\nopen_for = 0", "in services.orders.health: health.open_for is 0"),
         ("[service.orders]", r"\[service\] is neither"),
         ("[default]\nhealth = 3", "default.health is 3; give a table"),
+        ("default = 3", "options: default is 3; give a table"),
+        ("services = 3", "options: services is 3; give a table"),
+        ("[services]\norders = 3", "options: services.orders is 3; give a table"),
+        ("[default]\npolicy = ['p2c']", r"in default: policy is \['p2c'\]"),
+        ("[default.retry]\nstatuses = 503", "in default.retry: retry.statuses is 503; give a set of HTTP status codes"),
+        ("[default.retry]\nstatuses = [[1]]", r"in default.retry: retry.statuses has \[1\]"),
+        ("[default.retry]\nmethods = 'GET'", "retry.methods is 'GET'; give a set of"),
+        ("[default.retry]\ncodes = [14]", "retry.codes has 14"),
+        ("[default.retry]\nbudget = 0.2", "default.retry.budget is 0.2; give a table"),
+        ("[default.retry]\nbackoff = 'short'", "default.retry.backoff is 'short'"),
+        ("[default.retry]\nstop = 3", "default.retry.stop does not exist; known: attempts, backoff, backoff_max"),
         ("not toml", "options file"),
     ],
 )
@@ -125,6 +170,34 @@ def test_bad_file_is_named(tmp_path, text, complaint):
     path.write_text(text)
     with pytest.raises(ConfigurationError, match=complaint):
         load_options(path, environ={})
+
+
+@pytest.mark.parametrize(
+    ("environ", "complaint"),
+    [
+        (
+            {"CLIENTLB_RETRY": "x", "CLIENTLB_RETRY__ATTEMPTS": "5"},
+            "CLIENTLB_RETRY is 'x', so CLIENTLB_RETRY__ATTEMPTS has no place",
+        ),
+        (
+            {"CLIENTLB_RETRY__ATTEMPTS": "5", "CLIENTLB_RETRY": "x"},
+            "CLIENTLB_RETRY is 'x', so CLIENTLB_RETRY__ATTEMPTS has no place",
+        ),
+        ({"CLIENTLB_RETRY": "x"}, "default.retry is 'x'; give a table"),
+        ({"CLIENTLB_RETRY__STATUSES": "503"}, "retry.statuses is 503; give a set"),
+        ({"CLIENTLB_RETRY__ATTEMPTS": "many"}, "default.retry.attempts is 'many'; give a whole number"),
+        ({"CLIENTLB_HOLD_EMPTY": "9" * 5000}, "hold_empty is '999"),
+    ],
+)
+def test_bad_variable_is_named(environ, complaint):
+    with pytest.raises(ConfigurationError, match=complaint):
+        load_options(environ=environ)
+
+
+def test_a_variable_may_be_a_whole_table():
+    environ = {"CLIENTLB_RETRY": "{attempts = 5}", "CLIENTLB_RETRY__STATUSES": "[503]"}
+    retry = load_options(environ=environ)["*"].retry
+    assert (retry.stop.max_attempt_number, retry.statuses) == (5, {503})
 
 
 def test_missing_file_is_named(tmp_path):

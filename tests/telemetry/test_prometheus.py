@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import socket
 import subprocess
 import sys
 import threading
 import urllib.request
+import weakref
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -250,6 +252,16 @@ def test_close_takes_the_metrics_away(services: Services, clock: FakeClock, regi
     assert {name for name, _ in scrape(registry)} == {"shop_orders_total", "shop_orders_created"}
     with PrometheusSink(services, registry):
         assert value(scrape(registry), "calls_total") == 1
+
+
+def test_a_closed_sink_is_kept_by_nobody(services: Services, clock: FakeClock, registry: CollectorRegistry) -> None:
+    sink, kept = PrometheusSink(services, registry), PrometheusSink(services, CollectorRegistry())
+    closed, still_open = weakref.ref(sink), weakref.ref(kept)
+    sink.close()
+    del sink, kept
+    gc.collect()
+    assert closed() is None, "the services still send it their events"
+    assert still_open() is not None
 
 
 def test_importing_registers_nothing() -> None:
