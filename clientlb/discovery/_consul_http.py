@@ -81,6 +81,8 @@ class ConsulAddress:
             tls = environment.get("CONSUL_HTTP_SSL", "").lower() in ("1", "true")
         port = port or DEFAULT_PORT
         host = (host or DEFAULT_HOST).removeprefix("[").removesuffix("]")
+        if "@" in host:  # whatever is in front of it may be a password: nothing of it is repeated
+            raise ConfigurationError("consul: the host of an agent has no user and password; it takes a token")
         if not isinstance(port, int) or not 0 < port < 65536 or not _is_host(host):
             raise ConfigurationError(f"consul: {host[:60]!r}, {port!r} is not the host and port of an agent")
         token = self.token or _read_token(self.token_file) or environment.get("CONSUL_HTTP_TOKEN")
@@ -97,12 +99,20 @@ class ConsulAddress:
     def from_url(cls, url: str, more_options: tuple[str, ...] = ()) -> tuple[ConsulAddress, dict[str, str]]:
         """Read `consul://[host[:port]][?token_file=…&token=…&tls=true&ca_file=…]`, and return what else it says."""
         own = ("token", "token_file", "tls", "ca_file")
-        parts, options = split_url(url, (*own, *more_options))
+        # Asked first: taken apart, a password with a "/" or a "?" looks like a host and a path, or an option.
+        if "@" in url.partition("?")[0]:
+            raise ConfigurationError(f"{redact(url)!r}: an agent is consul://host:port, a token is ?token_file=PATH")
+        try:
+            parts, options = split_url(url, (*own, *more_options))
+        except ConfigurationError:
+            if "@" not in url:
+                raise
+            raise ConfigurationError(f"{redact(url)!r} is not the URL of an agent, or has unknown options") from None
         try:
             host, port = parts.hostname or "", parts.port or 0
         except ValueError:
             raise ConfigurationError(f"{redact(url)!r}: the port is not a number from 1 to 65535") from None
-        if parts.username is not None or parts.path.strip("/"):
+        if parts.path.strip("/") or (host and not _is_host(host)):
             raise ConfigurationError(f"{redact(url)!r}: an agent is consul://host:port, a token is ?token_file=PATH")
         given = {name: options.pop(name) for name in own if name in options}
         tls = given.pop("tls", None)
@@ -115,7 +125,11 @@ class ConsulAddress:
         """The address of a `consul.Consul` object, with its token unless another is given."""
         if not token and not token_file:
             token = getattr(client, "token", None)
-        return cls(client.http.host, int(client.http.port), token, token_file)
+        try:
+            port = int(client.http.port)
+        except (TypeError, ValueError):
+            raise ConfigurationError("consul: the port of the client is not a number") from None
+        return cls(client.http.host, port, token, token_file)
 
     @property
     def authority(self) -> str:
@@ -137,6 +151,8 @@ def _is_host(text: str) -> bool:
 
 def _split_address(text: str) -> tuple[str, int, bool | None]:
     """Read CONSUL_HTTP_ADDR: `host:port`, `http://host:port` or `https://host:port`."""
+    if "@" in text:
+        raise ConfigurationError("CONSUL_HTTP_ADDR: user and password are not supported; use CONSUL_HTTP_TOKEN")
     scheme, separator, rest = text.partition("://")
     if separator and scheme not in ("http", "https"):
         raise ConfigurationError(f"CONSUL_HTTP_ADDR: {scheme}:// is not supported; use host:port")

@@ -24,7 +24,7 @@ from urllib.parse import unquote
 from kazoo.client import KazooClient
 from kazoo.protocol.states import KazooState
 
-from clientlb.discovery.url import checked_seconds, seconds_option, split_url
+from clientlb.discovery.url import checked_seconds, redact, seconds_option, split_url
 from clientlb.errors import ConfigurationError
 
 WINDOW = 128
@@ -67,6 +67,9 @@ class ZooKeeperAddress:
     def __post_init__(self) -> None:
         if not self.hosts:
             raise ConfigurationError("zookeeper: no hosts given; write zookeeper://host1:2181,host2:2181/services")
+        # All are looked at before one is shown: a password with a "," is in two of them.
+        if any("@" in host for host in self.hosts):
+            raise ConfigurationError('zookeeper: a host has an "@"; user and password are `credentials`')
         object.__setattr__(self, "hosts", tuple(_with_port(host.strip()) for host in self.hosts))
         object.__setattr__(self, "root", node_path(self.root))
         if self.session_timeout is not None:
@@ -81,6 +84,11 @@ class ZooKeeperAddress:
     @classmethod
     def from_url(cls, url: str) -> ZooKeeperAddress:
         """Read `zookeeper://[user:password@]h1:2181,h2:2181[/root][?session_timeout=10]`."""
+        # Asked first: taken apart, a password with a "/" looks like a host and a path.
+        if set("/?#") & set(url.partition("://")[2].rpartition("@")[0]):
+            raise ConfigurationError(
+                f"{redact(url)!r}: write /, ? and # in a password as %2F, %3F and %23, @ in a path as %40"
+            )
         parts, options = split_url(url, ["session_timeout"])
         credentials, _, hosts = parts.netloc.rpartition("@")
         timeout = seconds_option(options, "session_timeout", 0.0) or None
@@ -103,7 +111,7 @@ def _with_port(host: str) -> str:
     name, colon, port = host.rpartition(":")
     if not colon or host.endswith("]"):
         name, port = host, str(DEFAULT_PORT)
-    if not name or not port.isdecimal() or not 0 < int(port) < 65536 or any(letter in name for letter in "/ @?#"):
+    if not name or not port.isdecimal() or not 0 < int(port) < 65536 or any(letter in name for letter in "/ ?#"):
         raise ConfigurationError(f"zookeeper: {host[:60]!r} is not host:port")
     return f"{name}:{port}"
 
@@ -170,8 +178,11 @@ class Connection:
         if not self._borrowed and not self._closed and self.down_for > self._rebuild_after:
             old = self.client
             self._down_since = time.monotonic()
-            self._use(self._make_client())
-            _dispose(old)
+            new = self._make_client()
+            try:
+                self._use(new)
+            finally:
+                _dispose(old)
 
     def close(self) -> None:
         """End the session, without waiting for it. Idempotent."""

@@ -12,7 +12,7 @@ import json
 import threading
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from clientlb.discovery._backoff import Backoff
@@ -28,6 +28,7 @@ _GRACE = 10.0  # seconds that an answer may take beyond its wait: without a lead
 _CLOSE_PATIENCE = 0.5
 _GRACE_AFTER_OUTAGE = 10.0  # seconds; owners renew every third of their lease, which is as long as this by default
 _FROM_TAGS = ("zone", "version", "secure", "weight")
+_MAINTENANCE = ("_service_maintenance:", "_node_maintenance")  # checks that an operator's command adds
 _NOTHING: Mapping[str, Any] = {}
 
 
@@ -106,10 +107,9 @@ class ConsulDiscovery:
         return resolver
 
     def close(self) -> None:
-        """Close the resolvers. Idempotent."""
+        """Close the resolvers, and wait half a second for all of them together. Idempotent."""
         self._closed = True
-        for resolver in list(self._resolvers):
-            resolver.close()
+        _close(list(self._resolvers))
 
     def __str__(self) -> str:
         return str(self._address)
@@ -146,13 +146,25 @@ class ConsulResolver:
 
     def close(self) -> None:
         """Stop watching. Idempotent; nothing is delivered afterwards."""
+        _close([self])
+
+    def begin_close(self) -> bool:
+        """Tell the thread to end, without waiting for it; False if it was told before."""
+        if self._closing.is_set():
+            return False
         self._closing.set()
         if self._feed is not None:
-            self._feed.close()
+            self._feed.close(patience=0.0)
         if self._http is not None:
             self._http.close()
+        return True
+
+    def finish_close(self, deadline: float) -> None:
+        """Wait for a delivery that is under way, and for the thread, until the monotonic clock says `deadline`."""
+        if self._feed is not None:
+            self._feed.close(patience=_until(deadline))
         if self._thread is not None and self._client is None and self._thread is not threading.current_thread():
-            self._thread.join(_CLOSE_PATIENCE)
+            self._thread.join(_until(deadline))
 
     def _run(self, http: ConsulHTTP, feed: Feed, decoder: InstanceDecoder) -> None:
         backoff, pace, grace = Backoff(), _Pace(), _Grace()
@@ -181,6 +193,18 @@ class ConsulResolver:
         return http.get(path("health", "service", self._service), silence, question)
 
 
+def _close(resolvers: Iterable[ConsulResolver]) -> None:
+    """Close many at the price of one: all are told before one is waited for."""
+    closing = [resolver for resolver in resolvers if resolver.begin_close()]
+    deadline = time.monotonic() + _CLOSE_PATIENCE
+    for resolver in closing:
+        resolver.finish_close(deadline)
+
+
+def _until(deadline: float) -> float:
+    return max(0.0, deadline - time.monotonic())
+
+
 def _next_index(index: int, answer: Answer) -> int:
     """The index to ask with next: never below 1, and 0 (answer now) if it went back: the servers lost their state."""
     try:
@@ -191,7 +215,10 @@ def _next_index(index: int, answer: Answer) -> int:
 
 
 def _instances(answer: Answer) -> tuple[dict[str, bytes], dict[str, bytes]]:
-    """The instances whose checks all pass, and the others, as plain JSON documents by node and id."""
+    """The instances whose checks all pass, and those that seem dead, as plain JSON documents by node and id.
+
+    Who is in maintenance is in neither: somebody took it out on purpose.
+    """
     entries = answer.json()
     if not isinstance(entries, list):
         raise ConsulError(f"a list was expected, not {type(entries).__name__}")
@@ -203,7 +230,8 @@ def _instances(answer: Answer) -> tuple[dict[str, bytes], dict[str, bytes]]:
         node, service = _mapping(entry, "Node"), _mapping(entry, "Service")
         # An id is unique only within its node.
         id = f"{node.get('Node')}/{service.get('ID')}"
-        (passing if _passes(entry) else others)[id] = json.dumps(_document(node, service)).encode()
+        if not _in_maintenance(entry):
+            (passing if _passes(entry) else others)[id] = json.dumps(_document(node, service)).encode()
     return passing, others
 
 
@@ -212,6 +240,16 @@ def _passes(entry: Any) -> bool:
     if not isinstance(checks, list):
         return True  # no checks at all: Consul counts that as passing
     return all(isinstance(check, Mapping) and check.get("Status") == "passing" for check in checks)
+
+
+def _in_maintenance(entry: Any) -> bool:
+    checks = entry.get("Checks") if isinstance(entry, Mapping) else None
+    return isinstance(checks, list) and any(
+        isinstance(check, Mapping)
+        and check.get("Status") == "critical"
+        and str(check.get("CheckID")).startswith(_MAINTENANCE)
+        for check in checks
+    )
 
 
 def _document(node: Mapping[str, Any], service: Mapping[str, Any]) -> dict[str, Any]:
@@ -235,9 +273,11 @@ def _mapping(value: Any, key: str) -> Mapping[str, Any]:
 
 
 class _Grace:
-    """After an outage, whoever was alive before it stays alive for a while, as long as Consul still knows of it.
+    """After an outage, whoever was alive before it stays alive for 10 s, as long as Consul still knows of it.
 
     An agent that was away longer than the leases takes all servers for dead, one after another, until they renew.
+    The price: who really died in the outage is dropped 10 s late. Who deregistered, or is in maintenance, is dropped
+    at once: that is somebody's will, not a lease that ran out.
     """
 
     def __init__(self) -> None:

@@ -70,8 +70,11 @@ class Feed:
             except Exception:
                 logger.exception("the listener of %s failed", self._name)
 
-    def close(self) -> None:
-        """Pass nothing on from now. Waits a moment for a delivery that is under way. Idempotent."""
+    def close(self, patience: float | None = None) -> None:
+        """Pass nothing on from now. Idempotent.
+
+        Waits a moment for a delivery that is under way: `patience` seconds (default 0.5).
+        """
         self._closed = True
-        if self._lock.acquire(timeout=_CLOSE_PATIENCE):
+        if self._lock.acquire(timeout=_CLOSE_PATIENCE if patience is None else patience):
             self._lock.release()

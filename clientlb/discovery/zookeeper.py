@@ -14,6 +14,7 @@ reads would otherwise look unchanged.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -37,6 +38,8 @@ from clientlb.discovery.decode import InstanceDecoder
 from clientlb.discovery.feed import Feed
 from clientlb.endpoint import Endpoint
 from clientlb.errors import ClosedError, DiscoveryError
+
+logger: logging.Logger = logging.getLogger("clientlb.zookeeper")
 
 _PATIENCE = 1.0  # seconds without a session before it is an error: electing a leader takes half of it
 _TICK = 0.5  # seconds between two looks at the clock while there is no session
@@ -219,6 +222,7 @@ class _Worker:
         self._wake = threading.Event()
         self._lock = threading.Lock()
         self._resolvers: tuple[ZooKeeperResolver, ...] = ()
+        self._stumbled = False
         self._failing: dict[ZooKeeperResolver, tuple[Backoff, float]] = {}  # and when each is tried again
         self._connection = Connection(address, self.wake, client=client, rebuild_after=rebuild_after)
         threading.Thread(target=self._run, name="clientlb-zookeeper", daemon=True).start()
@@ -231,6 +235,7 @@ class _Worker:
     def remove(self, resolver: ZooKeeperResolver) -> None:
         with self._lock:
             self._resolvers = tuple(each for each in self._resolvers if each is not resolver)
+            self._failing.pop(resolver, None)
 
     def wake(self) -> None:
         self._wake.set()
@@ -244,20 +249,29 @@ class _Worker:
         while not self._closed:
             self._wake.wait(self._pause())
             self._wake.clear()
-            if self._connection.connected:
-                for resolver in self._resolvers:
-                    self._serve(resolver)
-            elif not self._closed:
-                self._connection.tend()
-                if self._connection.down_for > _PATIENCE:
-                    hosts = ", ".join(self._address.hosts)
-                    self._report(self._resolvers, f"no session with ZooKeeper at {hosts}: none of them serves us")
+            try:
+                self._step()
+            except Exception:  # whatever it is, the watches go on: there is no other thread to keep them
+                if not self._stumbled:
+                    self._stumbled = True
+                    logger.exception("the watch of %s stumbled, and goes on", self._address)
+
+    def _step(self) -> None:
+        if self._connection.connected:
+            for resolver in self._resolvers:
+                self._serve(resolver)
+        elif not self._closed:
+            if self._connection.down_for > _PATIENCE:
+                hosts = ", ".join(self._address.hosts)
+                self._report(self._resolvers, f"no session with ZooKeeper at {hosts}: none of them serves us")
+            self._connection.tend()  # last: it may fail, and whoever waits should have heard
 
     def _pause(self) -> float | None:
         """Seconds after which there is something to do even if nobody wakes us."""
         if not self._connection.connected:
             return _TICK
-        due = [self._failing[resolver][1] for resolver in self._resolvers if resolver in self._failing]
+        # one look at each: `remove` may take it away in between
+        due = [failing[1] for resolver in self._resolvers if (failing := self._failing.get(resolver))]
         return max(0.0, min(due) - time.monotonic()) if due else None
 
     def _serve(self, resolver: ZooKeeperResolver) -> None:
@@ -269,7 +283,9 @@ class _Worker:
             try:
                 endpoints = resolver.read(connection)
             except Exception as error:
-                self._failing[resolver] = (backoff, time.monotonic() + backoff.failed())
+                with self._lock:
+                    if resolver in self._resolvers:  # not closed meanwhile: nobody would ever drop it
+                        self._failing[resolver] = (backoff, time.monotonic() + backoff.failed())
                 if connection.connected:  # otherwise it is an outage, and reported if it lasts
                     reason = str(error) or type(error).__name__
                     self._report([resolver], f"reading {resolver.path} failed: {reason}")

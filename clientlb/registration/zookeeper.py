@@ -67,7 +67,7 @@ class ZooKeeperRegistrar:
         self._connection: Connection | None = None
         self._wakes: list[Callable[[], None]] = []
         self._written: dict[str, bytes] = {}
-        self._created_at = 0.0
+        self._created_at: dict[str, float] = {}
         self._closed = False
 
     @classmethod
@@ -101,6 +101,7 @@ class ZooKeeperRegistrar:
         if connection is None or not connection.connected:
             raise RegistrationError("no session with ZooKeeper: the node ends with the one that we had")
         self._written.pop(path, None)
+        self._created_at.pop(path, None)
         client = connection.client
         try:
             stat = client.exists_async(path).get(timeout=OPERATION_TIMEOUT)
@@ -163,12 +164,12 @@ class ZooKeeperRegistrar:
                 client.delete_async(path, version=stat.version).get(timeout=OPERATION_TIMEOUT)
             except NoNodeError:
                 pass
-        self._created_at = time.monotonic()
+        self._created_at[path] = time.monotonic()
         client.create_async(path, data, ephemeral=True, makepath=True).get(timeout=OPERATION_TIMEOUT)
         self._written[path] = data
 
-    def _changed(self, event: object) -> None:
-        if time.monotonic() > self._created_at + _CALM:
+    def _changed(self, event: Any) -> None:
+        if time.monotonic() > self._created_at.get(event.path, 0.0) + _CALM:
             self._wake_all()
 
     def _connection_changed(self) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import socket
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +109,12 @@ def test_url(url: str, shown: str) -> None:
         ("consul://agent?tls=maybe", "true or false"),
         ("consul://agent?datacenter=east", "unknown option 'datacenter'"),
         ("consul://agent?token_file=/does/not/exist", "token file"),
+        ("consul://me:s3cret@agent:8500", "token_file"),
+        ("consul://me:x/s3cret@agent:8500", "token_file"),
+        ("consul://s3cret:x/y@agent", "token_file"),
+        ("consul://me:x?s3cret=1@agent", "unknown options"),
+        ("consul://me:x#s3cret@agent", "token_file"),
+        ("consul://s3cret%2?tag=x@agent", "host:port"),
     ],
 )
 def test_bad_url(url: str, problem: str) -> None:
@@ -142,6 +150,8 @@ def test_address_from_the_environment(variable: str, shown: str, monkeypatch: py
         ({"host": "127.0.0.1:8500"}, "host and port"),
         ({"host": "agent/x"}, "host and port"),
         ({"host": "agent", "port": 70000}, "host and port"),
+        ({"host": "user:s3cret@agent", "port": 8500}, "user and password"),
+        ({"host": "s3cret@agent", "port": 70000}, "user and password"),
         ({"token": "s3cret\nX-Evil: 1"}, "token has characters"),
         ({"token": "s3crét"}, "token has characters"),
     ],
@@ -156,6 +166,32 @@ def test_address_in_the_environment_that_we_cannot_use(monkeypatch: pytest.Monke
     monkeypatch.setenv("CONSUL_HTTP_ADDR", "unix:///run/consul.sock")
     with pytest.raises(ConfigurationError, match="CONSUL_HTTP_ADDR"):
         open_discovery("consul://")
+
+
+@pytest.mark.parametrize(
+    "variable",
+    [
+        "http://user:s3cret@host:8500",
+        "user:s3cret@host:8500",
+        "user:s3cret@host",
+        "http://user:s3cret/x@host:8500",
+        "user:s3cret://x@host:8500",
+        "s3cret://user:x@host:8500",
+    ],
+)
+def test_password_in_the_environment_is_not_repeated(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONSUL_HTTP_ADDR", variable)
+    with pytest.raises(ConfigurationError, match="CONSUL_HTTP_TOKEN") as caught:
+        open_discovery("consul://")
+    assert "s3cret" not in str(caught.value)
+
+
+def test_address_of_a_client_that_we_cannot_use() -> None:
+    client = consul_module.Consul(host="127.0.0.1", port=8500)
+    client.http.port = "s3cret@host"
+    with pytest.raises(ConfigurationError, match="not a number") as caught:
+        ConsulDiscovery(client=client)
+    assert "s3cret" not in str(caught.value)
 
 
 def test_token(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, service: str) -> None:
@@ -385,6 +421,34 @@ def test_after_an_outage_living_servers_are_not_taken_for_dead(service: str) -> 
         assert [ports for index, ports in enumerate(updates) if ports != updates[index - 1]] == [{1, 2}, {2}]
 
 
+@pytest.mark.parametrize("check", ["_service_maintenance:one", "_node_maintenance"])
+def test_after_an_outage_maintenance_counts_at_once(service: str, check: str) -> None:
+    maintained = {**entry(1, id="one"), "Checks": [{"CheckID": check, "Status": "critical"}]}
+    dead = {**entry(2, id="two"), "Checks": [{"CheckID": "service:two", "Status": "critical"}]}
+    answers = [
+        Reply([entry(1, id="one"), entry(2, id="two")], index=5),
+        Reply(status=500, body=b"No cluster leader"),
+        Reply([maintained, dead], index=6),
+    ]
+
+    def script(query: dict[str, str]) -> Reply:
+        return answers.pop(0) if len(answers) > 1 else answers[0]
+
+    with ScriptedAgent(script) as agent, watching(open_discovery(agent.url), service) as seen:
+        seen.expect(2, timeout=5.0)
+        assert all(endpoints for endpoints in seen.updates)
+
+
+def test_maintenance(consul: ConsulServer, service: str) -> None:
+    put(consul, service, 1, 2)
+    with watching(open_discovery(consul.url), service) as seen:
+        seen.expect(1, 2)
+        consul.request("PUT", f"/v1/agent/service/maintenance/{service}-1?enable=true")
+        seen.expect(2)
+        consul.request("PUT", f"/v1/agent/service/maintenance/{service}-1?enable=false")
+        seen.expect(1, 2)
+
+
 def test_the_grace_after_an_outage_ends() -> None:
     grace, one, two = _Grace(), {"one": b"1"}, {"two": b"2"}
     assert grace.alive({**two, **one}, {}, 0.0) == {**one, **two}
@@ -428,6 +492,69 @@ def test_agent_that_never_answers(service: str) -> None:
             assert service.encode() in connection.recv(65536)
             assert seen.ports is None
     # that closing is quick, with the question unanswered, is what `watching` asserts
+
+
+@contextmanager
+def agent_that_shakes_no_hands(watches: int) -> Iterator[tuple[ConsulDiscovery, threading.Event]]:
+    """A discovery over TLS whose agent accepts `watches` connections (then the event is set) and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as silent, ExitStack() as connections:
+        silent.settimeout(10)
+        port = silent.getsockname()[1]
+        discovery, all_wait = ConsulDiscovery("127.0.0.1", port, tls=True), threading.Event()
+
+        def accept() -> None:
+            for _ in range(watches):
+                connection, _address = silent.accept()
+                connections.enter_context(connection)
+                connection.recv(1)  # the greeting has begun: the watch waits for our part of it
+            all_wait.set()
+
+        accepting = threading.Thread(target=accept)
+        accepting.start()
+        try:
+            yield discovery, all_wait
+        finally:
+            discovery.close()
+            accepting.join(15)
+
+
+def test_closing_many_watches_takes_no_longer_than_closing_one(service: str) -> None:
+    """A connection in the middle of a handshake cannot be ended: each of these threads outlives the patience."""
+    watches = 8
+    with agent_that_shakes_no_hands(watches) as (discovery, all_wait):
+        resolvers = [discovery.resolver(f"{service}-{number}") for number in range(watches)]
+        for resolver in resolvers:
+            resolver.start(Watched())
+        assert all_wait.wait(10)
+        started = time.monotonic()
+        discovery.close()
+        assert time.monotonic() - started < 1.5, "not half a second for each"
+        started = time.monotonic()
+        for resolver in resolvers:
+            resolver.close()
+        assert time.monotonic() - started < 0.4, "the second time there is nothing to wait for"
+
+
+def test_closing_while_all_listeners_are_busy(service: str) -> None:
+    go_on, busy = threading.Event(), threading.Semaphore(0)
+    watches = 8
+
+    class Busy(Watched):
+        def update(self, endpoints: Iterable[Endpoint]) -> None:
+            busy.release()
+            go_on.wait(30)
+
+    with ScriptedAgent(lambda query: Reply([entry(1)])) as agent:
+        discovery = open_discovery(agent.url)
+        for number in range(watches):
+            discovery.resolver(f"{service}-{number}").start(Busy())
+        try:
+            assert all(busy.acquire(timeout=10) for _ in range(watches))
+            started = time.monotonic()
+            discovery.close()
+            assert time.monotonic() - started < 1.5, "not half a second for each"
+        finally:
+            go_on.set()
 
 
 def test_kill_and_restart(own_consul: ConsulServer, service: str) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import logging
 import random
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -17,6 +19,7 @@ from kazoo.client import KazooClient
 from kazoo.exceptions import KazooException
 
 from clientlb.discovery import Discovery, open_discovery
+from clientlb.discovery._zookeeper_client import Connection
 from clientlb.discovery.decode import decode_instance, encode_instance
 from clientlb.discovery.zookeeper import ZooKeeperDiscovery
 from clientlb.endpoint import Endpoint
@@ -104,6 +107,7 @@ class TestContract(DiscoveryContract):
         ("zookeeper://zk1:1,zk2:2", "zookeeper://zk1:1,zk2:2/services"),
         ("zookeeper://zk1:1,zk2/a/b/?session_timeout=4", "zookeeper://zk1:1,zk2:2181/a/b"),
         ("zookeeper://me:s%40cret@zk1/", "zookeeper://zk1:2181/services"),
+        ("zookeeper://me:s%2Fcr,et@zk1/a%40b", "zookeeper://zk1:2181/a@b"),
         ("zookeeper://[::1]:2181", "zookeeper://[::1]:2181/services"),
     ],
 )
@@ -126,11 +130,34 @@ def test_url(url: str, shown: str) -> None:
         ("zookeeper://zk1?session_timeout=0", "session_timeout"),
         ("zookeeper://zk1?timeout=3", "unknown option 'timeout'"),
         ("zookeeper://me:s3cret@zk1:0", "not host:port"),
+        ("zookeeper://me:s3cret/x@zk1", "%2F"),
+        ("zookeeper://me:x/s3cret@zk1", "%2F"),
+        ("zookeeper://me:x?s3cret=1@zk1", "%2F"),
+        ("zookeeper://me:x#s3cret@zk1", "%2F"),
+        ("zookeeper://me:s3cret@zk1/a@b", "%40"),
+        ("zookeeper://me:s3,cret@zk1:0", "'zk1:0' is not host:port"),
     ],
 )
 def test_bad_url(url: str, problem: str) -> None:
     with pytest.raises(ConfigurationError, match=problem) as caught:
         open_discovery(url)
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "hosts",
+    [
+        "user:s3cret@zk1:2181",
+        "user:s3cret@zk1:0",
+        "user:s3cret/x@zk1",
+        "user:s3cret,x@zk1",
+        "zk1:2181,user:s3cret@zk2",
+        ["zk1", "user:s3cret@zk2"],
+    ],
+)
+def test_password_among_the_hosts_is_not_repeated(hosts: str | list[str]) -> None:
+    with pytest.raises(ConfigurationError, match="credentials") as caught:
+        ZooKeeperDiscovery(hosts)
     assert "s3cret" not in str(caught.value)
 
 
@@ -259,6 +286,53 @@ def test_unreachable(service: str) -> None:
         message = seen.expect_error("no session with ZooKeeper", timeout=5.0)
         assert all(host in message for host in hosts.split(","))
         assert seen.ports is None
+
+
+def test_trouble_with_a_new_client_does_not_end_the_watch(
+    own_zookeeper: ZooKeeperServer, service: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    attempts: list[int] = []
+
+    def fail(self: Connection) -> None:
+        attempts.append(1)
+        raise OSError("no more file descriptors")
+
+    with writing(own_zookeeper.hosts) as client:
+        put(client, service, 1)
+        with caplog.at_level(logging.ERROR, "clientlb"), watching(open_discovery(own_zookeeper.url), service) as seen:
+            seen.expect(1)
+            monkeypatch.setattr(Connection, "tend", fail)
+            own_zookeeper.kill()
+            seen.expect_error("no session with ZooKeeper")
+            wait_until(lambda: len(attempts) > 2, what="it goes on")
+            own_zookeeper.start()
+            wait_until(lambda: client.connected, what="the writer is back")
+            put(client, service, 2)
+            seen.expect(1, 2)
+        assert sum("stumbled" in record.getMessage() for record in caplog.records) == 1
+
+
+def test_closed_watches_are_forgotten(zookeeper: ZooKeeperServer, service: str) -> None:
+    from kazoo.security import make_digest_acl
+
+    with writing(zookeeper.hosts) as client:
+        client.create(f"/services/{service}", b"", acl=[make_digest_acl("me", "s3cret", read=True)], makepath=True)
+    discovery = ZooKeeperDiscovery(zookeeper.hosts)
+    try:
+        resolver, listener = discovery.resolver(service), Watched()
+        resolver.start(listener)
+        listener.expect_error("NoAuth")
+        forgotten = weakref.ref(resolver)
+        resolver.close()
+        del resolver
+
+        def gone() -> bool:
+            gc.collect()
+            return forgotten() is None
+
+        wait_until(gone, what="nothing holds it")
+    finally:
+        discovery.close()
 
 
 def test_kill_and_restart(own_zookeeper: ZooKeeperServer, service: str) -> None:
