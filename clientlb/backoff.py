@@ -35,7 +35,7 @@ class RetryState(RetryCallState):
     def failed(self, reason: str, now: float) -> None:
         """Note the end of an attempt, in the form in which tenacity's objects look for it."""
         self.outcome_timestamp = now
-        self.outcome = Future.construct(self.attempt_number, AttemptFailed(reason), True)
+        self.outcome: Future | None = Future.construct(self.attempt_number, AttemptFailed(reason), True)
 
 
 class AttemptFailed(ClientLBError):
