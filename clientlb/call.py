@@ -81,7 +81,7 @@ class Trace:
     Attributes:
         service: Name of the service.
         attempts: Every attempt in order, with its endpoint and its reason.
-        refusal: Why no further attempt was made after the last one failed; None after a success.
+        refusal: Why a failure that could have been repeated was not; None after a success, and after any other failure.
     """
 
     __slots__ = ("attempts", "refusal", "service")

@@ -8,7 +8,7 @@ share, `url` takes URLs apart.
 from __future__ import annotations
 
 from clientlb.discovery.base import Discovery, Listener, Resolver
-from clientlb.discovery.url import backend_class, redact
+from clientlb.discovery.url import open_backend
 from clientlb.errors import ConfigurationError
 
 __all__ = ["Discovery", "Listener", "Resolver", "open_discovery"]
@@ -36,13 +36,7 @@ def open_discovery(source: str | Discovery) -> Discovery:
     Raises:
         ConfigurationError: The URL is wrong, its scheme is unknown, or the package that it needs is not installed.
     """
-    if isinstance(source, str):
-        backend = backend_class(source, _BUILT_IN, ENTRY_POINTS)
-        if not hasattr(backend, "from_url"):
-            raise ConfigurationError(f"the backend of {redact(source)!r} has no from_url()")
-        found = backend.from_url(source)
-    else:
-        found = source
+    found = open_backend(source, _BUILT_IN, ENTRY_POINTS) if isinstance(source, str) else source
     if isinstance(found, type) or not isinstance(found, Discovery):
         raise ConfigurationError(f"neither a URL nor a Discovery (resolver, close): {type(found).__name__}")
     return found

@@ -115,7 +115,19 @@ def absolute(path: str | Path) -> Path:
     return expanded.absolute()
 
 
-def backend_class(url: str, built_in: Mapping[str, str], group: str) -> Any:
+def open_backend(url: str, built_in: Mapping[str, str], group: str) -> Any:
+    """Make what a URL names, with the `from_url` of the class that handles its scheme. Arguments as `_backend_class`.
+
+    Raises:
+        ConfigurationError: The URL is wrong, its scheme is unknown, or the package that it needs is not installed.
+    """
+    backend = _backend_class(url, built_in, group)
+    if not hasattr(backend, "from_url"):
+        raise ConfigurationError(f"the backend of {redact(url)!r} has no from_url()")
+    return backend.from_url(url)
+
+
+def _backend_class(url: str, built_in: Mapping[str, str], group: str) -> Any:
     """Find the class that handles the scheme of a URL.
 
     Args:

@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Mapping
 
-from clientlb.discovery.url import backend_class, checked_seconds, redact
+from clientlb.discovery.url import checked_seconds, open_backend
 from clientlb.endpoint import Endpoint
 from clientlb.errors import ConfigurationError
 from clientlb.registration.base import Registrar, Registration
@@ -99,13 +99,7 @@ def open_registrar(to: str | Registrar) -> Registrar:
     Raises:
         ConfigurationError: The URL is wrong, its scheme is unknown, or the package that it needs is not installed.
     """
-    if isinstance(to, str):
-        backend = backend_class(to, _BUILT_IN, ENTRY_POINTS)
-        if not hasattr(backend, "from_url"):
-            raise ConfigurationError(f"the backend of {redact(to)!r} has no from_url()")
-        found = backend.from_url(to)
-    else:
-        found = to
+    found = open_backend(to, _BUILT_IN, ENTRY_POINTS) if isinstance(to, str) else to
     if isinstance(found, type) or not isinstance(found, Registrar):
         raise ConfigurationError(f"neither a URL nor a Registrar: {type(found).__name__}")
     return found
