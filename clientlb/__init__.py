@@ -29,7 +29,7 @@ from clientlb.errors import (
     NoEndpointsError,
     RegistrationError,
 )
-from clientlb.options import BudgetOptions, CallOptions, HealthOptions, Options, RetryOptions
+from clientlb.options import BudgetOptions, CallOptions, GuardOptions, HealthOptions, Options, RetryOptions
 from clientlb.outcome import Outcome, Verdict
 from clientlb.pick import Pick
 from clientlb.services import Services
@@ -49,6 +49,7 @@ __all__ = [
     "DiscoveryError",
     "Endpoint",
     "EndpointStats",
+    "GuardOptions",
     "HealthOptions",
     "InvalidEndpointError",
     "NoEndpointsError",

@@ -5,8 +5,11 @@ decides (policy, breaker, retry) is pure code that the balancer calls with `now`
 lock is never held across I/O, and events go out after it was released.
 
 Two tuples carry the pick. `_nodes` has every endpoint, `_ready` those whose breaker is closed; both are replaced, never
-changed, so a pick costs the same for ten endpoints and for ten thousand. All that happens rarely (a probe falls due, an
-empty list has to be believed) waits behind one comparison with `_due`.
+changed, so a pick costs the same for ten endpoints and for ten thousand. All that happens rarely (a probe falls due,
+a removal has to be believed) waits behind one comparison with `_due`.
+
+News passes the guard (`clientlb.guard`), which holds back what looks like the echo of an outage. What is new in a list
+is found before the lock is taken, so a list of thousands keeps no call waiting.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+from bisect import insort
 from collections.abc import Callable, Collection, Iterable
 from math import inf, log2
 
@@ -22,6 +26,7 @@ from clientlb.aio import AsyncWaiters
 from clientlb.endpoint import Endpoint
 from clientlb.errors import ClosedError, NoEndpointsError
 from clientlb.figures import Figures
+from clientlb.guard import Guard, Held, Key, Verdict
 from clientlb.health.breaker import State
 from clientlb.histogram import PER_OCTAVE
 from clientlb.node import Node
@@ -36,6 +41,10 @@ from clientlb.stats import ServiceStats, Totals, summarise
 _SUCCESS = Outcome.SUCCESS
 _IGNORED = Outcome.IGNORED
 
+_SPARE_AFTER = 0.3
+"""Seconds that a call waits for the registry before a list of an earlier time has to do. A local registry answers in
+30 ms, and nobody waits gladly for a call that could be made."""
+
 
 class Balancer:
     """Picks the endpoint of every call to one service.
@@ -47,6 +56,8 @@ class Balancer:
         options: The options of this service.
         source: The registry, for people.
         emit: Receives events; called without the lock.
+        keep: Called with this balancer, without the lock, when the list that the registry stands for has changed or was
+            confirmed for the first time, so that it can be kept for a later time; see `offer`.
         clock: Seconds from a fixed point, never going back (default `time.monotonic`).
         rng: Source of all randomness (default: seeded by the system).
     """
@@ -58,6 +69,7 @@ class Balancer:
         *,
         source: str = "no registry",
         emit: events.EventHook | None = None,
+        keep: Callable[[Balancer], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
     ) -> None:
@@ -68,10 +80,13 @@ class Balancer:
         self._own_rng = rng is None
         self.clock = clock
         self._emit_event = emit
+        self._keep = keep
         self._new_lock()
         self._new_policy()
         budget = self.options.retry.budget
         self._budget = RetryBudget(budget.ratio, budget.reserve, budget.window, clock())
+        self._guard = Guard(self.options.guard)
+        self._by_key: dict[Key, Node] = {}
         self._nodes: tuple[Node, ...] = ()
         self._ready: tuple[Node, ...] = ()
         self._ejected: tuple[Node, ...] = ()
@@ -87,8 +102,11 @@ class Balancer:
         """When discovery began to fail, if it fails now."""
         self.last_error: Exception | None = None
         """What discovery last complained about, if it fails now."""
-        self.empty_since: float | None = None
-        """Since when discovery says that nobody is there, while that is not yet believed."""
+        self.cached_since: float | None = None
+        """Since when a list of an earlier time is used (`offer`), while it is."""
+        self._spare: tuple[tuple[Endpoint, ...], float] | None = None
+        self._spare_wanted = False
+        self._cached_true_at = 0.0
         self.retries: int = 0
         self.retries_denied: int = 0
         self._gone = Totals()
@@ -98,91 +116,199 @@ class Balancer:
     # ------------------------------------------------------------------ the side of discovery
 
     def update(self, endpoints: Iterable[Endpoint]) -> None:
-        """Take over the complete list of endpoints.
+        """Take over the complete list of endpoints, as far as the guard believes it.
 
         Endpoints that are still there keep their state and their connections; those that left finish the calls they
-        have. An empty list is not believed before `Options.hold_empty` seconds have passed.
+        have. Who is missing may stay for a while: see `GuardOptions`.
         """
-        incoming = {endpoint.key: endpoint for endpoint in endpoints}
-        now = self.clock()
+        with self._news:
+            happened, keep = self._take(tuple(endpoints))
+        self._tell(happened, keep)
+
+    def _take(self, listed: tuple[Endpoint, ...]) -> tuple[list[events.Event], bool]:
+        """Take over a list; also says whether it is worth keeping."""
+        # an empty first list is judged like any other one: by what was there before
+        happened = self._use_spare() if not listed and self.updated_at is None else []
+        difference = self._guard.compare(listed)
         with self._lock:
             if self._closed:
-                return
-            happened = self._registry_answered(now)
+                return [], False
+            now = self.clock()
+            version = None if self.updated_at is None else self.version
+            happened += self._registry_answered(now)
             self.updated_at = now
-            if not incoming and self._nodes and self.options.hold_empty > 0:
-                if self.empty_since is None:
-                    self.empty_since = now
-                    self._set_due()
-                    happened.append(events.EmptyListHeld(self.service, len(self._nodes), self.options.hold_empty))
-            else:
-                self.empty_since = None
-                happened += self._replace(incoming)
-            if self._nodes:
-                self._arrived.set()
-        self._emit(happened)
-        if self._arrived.is_set():
-            self._waiters.wake()
+            self._spare = None
+            happened += self._obey(self._guard.take(difference, now), now)
+            happened += self._drop_hopeless()
+            self._set_due()
+            return happened, self.version != version
 
     def error(self, error: Exception) -> None:
         """Note that the registry could not be read. The last good list stays in use."""
-        with self._lock:
-            if self._closed:
+        with self._news:
+            with self._lock:
+                if self._closed:
+                    return
+                self.last_error = error
+                self._guard.error()
+                self._set_due()
+                happened: list[events.Event] = []
+                if self.failing_since is None:
+                    self.failing_since = self.clock()
+                    happened.append(events.DiscoveryFailed(self.service, error, len(self._nodes)))
+            if self.updated_at is None:
+                happened += self._use_spare()
+        self._tell(happened, keep=False)
+
+    def offer(self, endpoints: Iterable[Endpoint], age: float) -> None:
+        """Offer a list of an earlier time, to be used if the registry delivers none.
+
+        It is used when the registry cannot be read, or when a call has waited 0.3 s. The registry's own first list
+        replaces it by the rules for the time after an outage.
+
+        Args:
+            endpoints: The list.
+            age: Seconds since it was true.
+        """
+        happened: list[events.Event] = []
+        keep = False
+        with self._news:
+            if self._nodes:
                 return
-            self.last_error = error
-            self.empty_since = None  # whether anybody is there, nobody can say now
-            self._set_due()
-            first = self.failing_since is None
-            if first:
-                self.failing_since = self.clock()
-            size = len(self._nodes)
-        if first:
-            self._emit([events.DiscoveryFailed(self.service, error, size)])
+            self._spare = (tuple(endpoints), self.clock() - age)
+            named_nobody = self.updated_at is not None
+            if named_nobody or self._spare_wanted or self.failing_since is not None:
+                happened = self._use_spare()
+            if named_nobody:
+                more, keep = self._take(())
+                happened += more
+        self._tell(happened, keep)
+
+    def _use_spare(self) -> list[events.Event]:
+        """Use the list that was offered, now or as soon as there is one."""
+        with self._lock:
+            self._spare_wanted = True
+            if self._spare is None or self._closed or self._nodes:
+                return []
+            (endpoints, true_at), self._spare = self._spare, None
+            now = self.cached_since = self.clock()
+            self._cached_true_at = true_at
+            happened = self._obey(self._guard.restore(endpoints), now)
+            return [*happened, events.SnapshotUsed(self.service, len(self._nodes), now - true_at)]
+
+    def _want_spare(self) -> None:
+        with self._news:
+            happened = self._use_spare() if self.updated_at is None else []
+        self._tell(happened, keep=False)
+
+    def _tell(self, happened: list[events.Event], keep: bool) -> None:
+        """What is left to do after a change, without the lock."""
+        if happened and self._arrived.is_set():
+            self._waiters.wake()
+        self._emit(happened)
+        if keep and self._keep is not None:
+            self._keep(self)
 
     def _registry_answered(self, now: float) -> list[events.Event]:
-        if self.failing_since is None:
+        silent = [since for since in (self.failing_since, self.cached_since) if since is not None]
+        if not silent:
             return []
-        outage = now - self.failing_since
-        self.failing_since = self.last_error = None
-        return [events.DiscoveryRecovered(self.service, outage)]
+        self.failing_since = self.last_error = self.cached_since = None
+        return [events.DiscoveryRecovered(self.service, now - min(silent))]
 
-    def _replace(self, incoming: dict[tuple[str, str, int], Endpoint]) -> list[events.Event]:
-        current = {node.endpoint.key: node for node in self._nodes}
-        added = tuple(endpoint for key, endpoint in incoming.items() if key not in current)
-        leavers = [node for key, node in current.items() if key not in incoming]
-        changed = False
-        for key, node in current.items():
-            described = incoming.get(key)
-            if described is not None and described != node.endpoint:
-                node.describe(described)
-                changed = True
-        if not added and not leavers:
-            self.version += changed
+    def _obey(self, verdict: Verdict, now: float) -> list[events.Event]:
+        """Publish what the guard decided."""
+        for endpoint in verdict.described:
+            self._by_key[endpoint.key].describe(endpoint)
+        self.version += bool(verdict.described)
+        happened = self._change(verdict.added, verdict.removed)
+        if verdict.returned:
+            happened.append(events.HeldReturned(self.service, tuple(verdict.returned)))
+        if verdict.held and verdict.reason is not None:
+            seconds = self._guard.until(self._guard.limbo[verdict.held[0].key]) - now
+            held = tuple(verdict.held)
+            happened.append(events.RemovalHeld(self.service, held, len(self._nodes), verdict.reason.value, seconds))
+        return happened
+
+    def _change(self, added: Collection[Endpoint], removed: Collection[Key]) -> list[events.Event]:
+        """Let endpoints join and leave. With thousands of them, one that changes costs no look into the others."""
+        if not added and not removed:
             return []
+        leavers = [self._by_key.pop(key) for key in removed]
+        joiners = [Node(endpoint, self._figures.new_column()) for endpoint in added]
+        self._by_key |= {node.endpoint.key: node for node in joiners}
         self._gone.add(leavers, self._figures)
-        self._nodes = tuple(
-            current.get(key) or Node(endpoint, self._figures.new_column()) for key, endpoint in sorted(incoming.items())
-        )
+        leaving = set(leavers)
+        nodes = [node for node in self._nodes if node not in leaving] if leavers else list(self._nodes)
+        if len(joiners) > len(nodes) // 100:
+            nodes = sorted(nodes + joiners, key=_key)
+        else:
+            for node in joiners:
+                insort(nodes, node, key=_key)
+        self._nodes = tuple(nodes)
         self.version += 1
-        self._sort_by_health()
-        removed = tuple(node.endpoint for node in leavers)
-        return [events.EndpointsChanged(self.service, added, removed, len(self._nodes))]
+        self._split([node for node in self._ejected if node not in leaving])
+        if not nodes:
+            self._arrived.clear()
+        else:
+            self._arrived.set()
+        left = tuple(node.endpoint for node in leavers)
+        return [events.EndpointsChanged(self.service, tuple(added), left, len(nodes))]
+
+    def unreachable(self, node: Node) -> None:
+        """Note that no connection to an endpoint could be made: if it is in limbo, it leaves. Calls report this."""
+        if not self._guard.limbo:  # a look without the lock: if it is out of date, the next failure tells
+            return
+        with self._lock:
+            happened = self._drop_hopeless(node)
+        self._tell(happened, keep=bool(happened))
+
+    def _drop_hopeless(self, *unreachable: Node) -> list[events.Event]:
+        """Let go of those in limbo who are ejected or unreachable: two witnesses.
+
+        Not while nobody else is healthy, for it may be our own network; nor while the registry names nobody at all,
+        for then it is no witness.
+        """
+        limbo = self._guard.limbo
+        if not limbo or not self._guard.named or all(node in unreachable for node in self._ready):
+            return []
+        hopeless = [node.endpoint.key for node in {*self._ejected, *unreachable} if node.endpoint.key in limbo]
+        self._guard.drop(hopeless)
+        return self._change((), hopeless)
+
+    def _believe_overdue(self, now: float) -> list[events.Event]:
+        """Let go of those who were held for long enough. No timer does that: whoever picks or looks does."""
+        if self._closed:
+            return []
+        return self._change((), self._guard.release(now))
+
+    def _catch_up(self) -> None:
+        """Do what has fallen due, for somebody who looks without picking."""
+        if self._guard.due == inf:
+            return
+        with self._lock:
+            happened = self._believe_overdue(self.clock())
+        self._tell(happened, keep=bool(happened))
 
     def _sort_by_health(self) -> None:
-        """Rebuild what the pick reads; called when the list or the state of a breaker has changed."""
-        nodes = self._nodes
-        self._ready = tuple(node for node in nodes if node.breaker.state is State.CLOSED)
-        self._ejected = tuple(node for node in nodes if node.breaker.state is not State.CLOSED)
+        """Rebuild what the pick reads after the state of a breaker has changed."""
+        self._split([node for node in self._nodes if node.breaker.state is not State.CLOSED])
+
+    def _split(self, ejected: list[Node]) -> None:
+        self._ejected = tuple(ejected)
+        if ejected:
+            without = set(ejected)
+            self._ready = tuple(node for node in self._nodes if node not in without)
+        else:
+            self._ready = self._nodes
         if self._ready:
             self._panicking = False
         self._set_due()
 
     def _set_due(self) -> None:
         """Say when the next pick has to look after something that does not happen by itself."""
-        due = [self._figures.ends, self._budget.ends, *(node.breaker.until for node in self._ejected)]
-        if self.empty_since is not None:
-            due.append(self.empty_since + self.options.hold_empty)
-        self._due = min(due)
+        due = [self._figures.ends, self._budget.ends, self._guard.due]
+        self._due = min(due + [node.breaker.until for node in self._ejected])
 
     # ------------------------------------------------------------------ the side of calls
 
@@ -226,10 +352,13 @@ class Balancer:
                 self._budget.calls += 1
                 return Pick(self, node, now)
             happened: list[events.Event] = []
+            version = self.version
             pick = self._pick_with_care(exclude, repeatable, now, happened)
+            changed = self.version != version
         finally:
             self._release()
-        self._emit(happened)
+        if happened:
+            self._tell(happened, keep=changed)
         return pick
 
     def _pick_with_care(
@@ -240,11 +369,8 @@ class Balancer:
             raise ClosedError(f"service {self.service!r}: the balancer is closed")
         self._figures.advance(now)
         self._budget.advance(now)
+        happened += self._believe_overdue(now)
         self._set_due()
-        if self.empty_since is not None and now >= self.empty_since + self.options.hold_empty:
-            self.empty_since = None
-            happened += self._replace({})
-            self._arrived.clear()
         probe = self._node_to_probe(exclude, repeatable, now) if now >= self._due else None
         nodes = self._candidates(exclude, happened) if probe is None else (probe,)
         if not nodes:
@@ -291,7 +417,7 @@ class Balancer:
             leaving: 1 when the call is no longer in flight from now on, else 0.
             now: Seconds of the clock, if they were just read.
         """
-        event = None
+        happened = None
         if now is None:
             now = self.clock()
         node = pick.node
@@ -310,31 +436,31 @@ class Balancer:
                         self._figures.count_with_care(bucket, node.column)
                 success = outcome is _SUCCESS
                 if node.troubled or not success:
-                    event = self._judge(pick, success, reason, now, leaving)
+                    happened = self._judge(pick, success, reason, now, leaving)
                 if self._observe is not None:
                     self._observe(node, seconds, success, now)
             elif node.breaker.ignored(pick, now):
                 self._sort_by_health()
         finally:
             self._release()
-        if event is not None:
-            self._emit([event])
+        if happened:
+            self._tell(happened, keep=any(isinstance(event, events.EndpointsChanged) for event in happened))
 
     def leave(self, pick: Pick) -> None:
         """Let a call whose outcome was reported before be no longer in flight. Picks call this."""
-        event = None
+        happened = None
         node = pick.node
         self._acquire()
         try:
             node.in_flight -= 1
             if node.troubled and pick.observed is _SUCCESS:  # the body was fine, too
-                event = self._judge(pick, True, "", self.clock(), 1)
+                happened = self._judge(pick, True, "", self.clock(), 1)
         finally:
             self._release()
-        if event is not None:
-            self._emit([event])
+        if happened:
+            self._tell(happened, keep=any(isinstance(event, events.EndpointsChanged) for event in happened))
 
-    def _judge(self, pick: Pick, success: bool, reason: str, now: float, leaving: int) -> events.Event | None:
+    def _judge(self, pick: Pick, success: bool, reason: str, now: float, leaving: int) -> list[events.Event]:
         """Let an outcome that is news to the breaker reach it."""
         node = pick.node
         breaker = node.breaker
@@ -342,7 +468,7 @@ class Balancer:
         event: events.Event | None = None
         if success:
             if not leaving and breaker.state is State.CLOSED:
-                return None  # a good head does not make up for failures before: the body is yet to come
+                return []  # a good head does not make up for failures before: the body is yet to come
             if breaker.succeeded(pick.started):
                 # what was known before the trouble says nothing about now
                 node.score = -inf
@@ -355,20 +481,29 @@ class Balancer:
                 breaker.reason = f"{what}, the last one {reason}" if reason else what
                 event = events.Ejected(self.service, node.endpoint, breaker.reason, breaker.until - now)
         node.troubled = breaker.state is not State.CLOSED or breaker.failures > 0
-        if event is not None:
-            self._sort_by_health()
-        return event
+        if event is None:
+            return []
+        self._sort_by_health()
+        return [event, *self._drop_hopeless()]
 
     # ------------------------------------------------------------------ waiting for the first list
 
     def wait(self, timeout: float) -> bool:
         """Block until a list of endpoints has arrived, at most `timeout` seconds."""
-        return self._arrived.wait(timeout)
+        patience = min(timeout, _SPARE_AFTER)
+        if self._arrived.wait(patience):
+            return True
+        self._want_spare()
+        return self._arrived.wait(timeout - patience)
 
     async def wait_async(self, timeout: float) -> bool:
         """The same for a coroutine; blocks no event loop."""
+        patience = min(timeout, _SPARE_AFTER)
         if not self._arrived.is_set():
-            await self._waiters.wait(self._arrived.is_set, timeout)
+            await self._waiters.wait(self._arrived.is_set, patience)
+        if not self._arrived.is_set():
+            self._want_spare()
+            await self._waiters.wait(self._arrived.is_set, timeout - patience)
         return self._arrived.is_set()
 
     def no_endpoints(self, asked_at: float) -> NoEndpointsError:
@@ -378,28 +513,63 @@ class Balancer:
     # ------------------------------------------------------------------ insight
 
     @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
+    @property
     def nodes(self) -> tuple[Node, ...]:
         """Every endpoint with its live state, ordered by key. To be read, not changed."""
+        self._catch_up()
         return self._nodes
 
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:
-        """Every endpoint that discovery knows, whatever its health."""
-        return tuple(node.endpoint for node in self._nodes)
+        """Every endpoint in use, whatever its health, those in `limbo` among them."""
+        return tuple(node.endpoint for node in self.nodes)
+
+    @property
+    def limbo(self) -> tuple[Endpoint, ...]:
+        """Endpoints that the registry no longer names and that are used nevertheless: see `GuardOptions`."""
+        return tuple(held.endpoint for held, _ in self.held())
+
+    def held(self) -> tuple[tuple[Held, float], ...]:
+        """Those in `limbo` with the reason, and when each is let go in seconds of the clock; inf during an outage."""
+        self._catch_up()
+        with self._lock:
+            return tuple((held, self._guard.until(held)) for held in self._guard.limbo.values())
 
     @property
     def age(self) -> float | None:
         """Seconds since the registry was last known to be in agreement with this list; 0 while nothing is wrong.
 
-        A watch is silent while nothing changes, so silence is agreement until the watch reports an error.
-        None before the first list.
+        A watch is silent while nothing changes, so silence is agreement until the watch reports an error. Of a list
+        from the disk it is the time since that was written. None before the first list.
         """
-        if self.updated_at is None:
-            return None
-        return 0.0 if self.failing_since is None else self.clock() - self.failing_since
+        with self._lock:
+            if self.cached_since is not None:
+                return self.clock() - self._cached_true_at
+            if self.updated_at is None:
+                return None
+            return 0.0 if self.failing_since is None else self.clock() - self.failing_since
+
+    @property
+    def stale(self) -> bool:
+        """Whether the registry cannot confirm the list: it is failing, or the list is from the disk."""
+        return self.failing_since is not None or self.cached_since is not None
+
+    @property
+    def registry_state(self) -> str:
+        """`"waiting"` for the first list, `"cached"` while one from the disk is used instead, `"ok"` or `"failing"`."""
+        if self.cached_since is not None:
+            return "cached"
+        if self.failing_since is not None:
+            return "failing"
+        return "waiting" if self.updated_at is None else "ok"
 
     def stats(self) -> ServiceStats:
         """Figures of the service and of each endpoint over the last 10 to 20 seconds."""
+        self._catch_up()
         now = self.clock()
         with self._lock:
             self._figures.advance(now)
@@ -410,6 +580,7 @@ class Balancer:
 
     def explain(self) -> str:
         """Say in words, for each endpoint, why it is picked or not."""
+        self._catch_up()
         now = self.clock()
         with self._lock:
             counted, _, _ = self._figures.snapshot(now)
@@ -439,6 +610,8 @@ class Balancer:
             self._ready = ()
             self._nodes = ()
             self._ejected = ()
+            self._by_key = {}
+            self._guard = Guard(self.options.guard)
             self._due = inf
         self._arrived.set()
         self._waiters.wake()
@@ -451,6 +624,7 @@ class Balancer:
         self._new_policy()
         # picks of the parent that end here, such as by garbage collection, must not count: their nodes are left behind
         self._nodes = tuple(node.detached() for node in self._nodes)
+        self._by_key = {node.endpoint.key: node for node in self._nodes}
         self._gone.leavers = [node.detached() for node in self._gone.leavers]
         self._sort_by_health()
         if self._nodes:
@@ -463,6 +637,7 @@ class Balancer:
 
     def _new_lock(self) -> None:
         self._lock = threading.Lock()
+        self._news = threading.RLock()  # one piece of news at a time; picks go on meanwhile. Taken before the lock
         # on the hot path these two cost half of what `with` does (CPython 3.11: 140 ns against 270 ns)
         self._acquire = self._lock.acquire
         self._release = self._lock.release
@@ -476,3 +651,7 @@ class Balancer:
 
     def __repr__(self) -> str:
         return f"<Balancer {self.service!r}: {len(self._ready)} of {len(self._nodes)} endpoints healthy>"
+
+
+def _key(node: Node) -> Key:
+    return node.endpoint.key

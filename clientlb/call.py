@@ -155,6 +155,8 @@ def call(
             pick.observe(verdict.outcome, verdict.reason, now)
         if verdict.outcome is not _RETRYABLE:
             break
+        if not verdict.sent:
+            balancer.unreachable(pick.node)
         if state is None:
             state = RetryState(balancer.rng, pick.started)
             tried: list[Node] = []

@@ -13,7 +13,15 @@ from tenacity.stop import stop_after_attempt
 
 from clientlb.backoff import full_jitter
 from clientlb.errors import ConfigurationError
-from clientlb.options import BudgetOptions, HealthOptions, Options, RetryOptions, require_int, require_number
+from clientlb.options import (
+    BudgetOptions,
+    GuardOptions,
+    HealthOptions,
+    Options,
+    RetryOptions,
+    require_int,
+    require_number,
+)
 
 
 def load_options(
@@ -99,7 +107,7 @@ def _table(value: object, where: str) -> Mapping[str, Any]:
 
 def _build(kind: type[Any], table: object, where: str) -> Any:
     values = dict(_table(table, where))
-    nested = {"health": HealthOptions, "retry": RetryOptions, "budget": BudgetOptions}
+    nested = {"health": HealthOptions, "retry": RetryOptions, "budget": BudgetOptions, "guard": GuardOptions}
     known = {option.name for option in dataclasses.fields(kind)}
     if kind is RetryOptions:
         known = known - {"stop", "wait"} | {"attempts", "backoff", "backoff_max"}

@@ -15,15 +15,17 @@ __all__ = [
     "DiscoveryFailed",
     "DiscoveryRecovered",
     "Ejected",
-    "EmptyListHeld",
     "EndpointsChanged",
     "Event",
     "EventHook",
+    "HeldReturned",
     "Panicked",
     "Probing",
+    "RemovalHeld",
     "Restored",
     "Retried",
     "RetryDenied",
+    "SnapshotUsed",
 ]
 
 
@@ -36,7 +38,10 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class EndpointsChanged(Event):
-    """Discovery delivered a list that differs from the one before."""
+    """The endpoints in use are others than before: `size` from now on.
+
+    Who was held (`RemovalHeld`) is among the removed when that ends.
+    """
 
     added: tuple[Endpoint, ...]
     removed: tuple[Endpoint, ...]
@@ -60,11 +65,30 @@ class DiscoveryRecovered(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class EmptyListHeld(Event):
-    """The registry says that nobody is there; the last good list is kept for `seconds` before that is believed."""
+class RemovalHeld(Event):
+    """The registry no longer names some endpoints, but they stay in use for `seconds` before that is believed."""
+
+    held: tuple[Endpoint, ...]
+    size: int
+    """How many endpoints are in use, those held among them."""
+    reason: str
+    """`"empty"`: the registry names nobody. `"mass"`: too many left at once. `"unsettled"`: it was down just before."""
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class HeldReturned(Event):
+    """The registry names endpoints again that were held: they had not left."""
+
+    returned: tuple[Endpoint, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotUsed(Event):
+    """The registry delivered no list, so the last good list on disk is used: `size` endpoints, `age` seconds old."""
 
     size: int
-    seconds: float
+    age: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from math import inf
 from typing import TYPE_CHECKING
 
 from clientlb.figures import Snapshot
+from clientlb.guard import Held, Reason
 from clientlb.health.breaker import State
 from clientlb.node import Node
 from clientlb.policy import PeakEwma, Policy
@@ -19,22 +22,44 @@ def balancer(asked: Balancer, policy: Policy, counted: Snapshot, now: float) -> 
     ready = sum(1 for node in nodes if node.breaker.state is State.CLOSED)
     name = asked.options.policy if isinstance(asked.options.policy, str) else type(policy).__name__
     lines = [f"service {asked.service!r}: {ready} of {len(nodes)} endpoints healthy; policy {name}; {asked.source}"]
-    if asked.updated_at is None:
-        lines.append(f"  no list has arrived for {now - asked.created_at:.1f} s")
-    if asked.failing_since is not None:
-        lines.append(
-            f"  the registry has been failing for {now - asked.failing_since:.1f} s"
-            f" ({asked.last_error}); the last good list stays in use"
-        )
-    if asked.empty_since is not None:
-        lines.append(
-            f"  the registry has named nobody for {now - asked.empty_since:.1f} s; the last good list is kept for"
-            f" {asked.options.hold_empty:g} s"
-        )
+    lines += [f"  {line}" for line in _registry(asked, now)]
     if nodes and not ready:
         lines.append("  no endpoint is healthy: all of them are used, whatever their state (panic)")
-    lines += [f"  {_node(node, policy, counted, now)}" for node in nodes]
+    held = {each.endpoint.key: (each, until) for each, until in asked.held()}
+    for node in nodes:
+        lines.append(f"  {_node(node, policy, counted, now)}")
+        if node.endpoint.key in held:
+            lines.append(f"    {_held(*held[node.endpoint.key], now)}")
     return "\n".join(lines)
+
+
+def _registry(asked: Balancer, now: float) -> Iterator[str]:
+    """What is the matter with the registry, if something is."""
+    if asked.cached_since is not None:
+        yield (
+            f"no list has arrived for {now - asked.created_at:.1f} s; the last good list on disk is in use,"
+            f" {asked.age or 0.0:.0f} s old"
+        )
+    elif asked.updated_at is None:
+        yield f"no list has arrived for {now - asked.created_at:.1f} s"
+    if asked.failing_since is not None:
+        yield (
+            f"the registry has been failing for {now - asked.failing_since:.1f} s"
+            f" ({asked.last_error}); the last good list stays in use"
+        )
+
+
+_WHY_HELD = {
+    Reason.EMPTY: "it names nobody",
+    Reason.MASS: "too many left at once",
+    Reason.UNSETTLED: "it was out of order shortly before",
+}
+
+
+def _held(held: Held, until: float, now: float) -> str:
+    end = f"for {until - now:.1f} s more" if until < inf else "until the registry has been healthy for a while"
+    missing = f"the registry has not named it for {now - held.since:.1f} s, but {_WHY_HELD[held.reason]}"
+    return f"{missing}: it stays in use {end}"
 
 
 def _node(node: Node, policy: Policy, counted: Snapshot, now: float) -> str:

@@ -166,6 +166,35 @@ class RetryOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GuardOptions:
+    """When a server that the registry no longer names is believed to be gone. 0 turns a rule off.
+
+    New servers and new descriptions are believed at once. So is a server that leaves, while the registry is settled and
+    most of the list stays. Every other removal waits: more often than not it is the echo of an outage.
+
+    Args:
+        hold: Seconds of a healthy registry for which a doubtful removal waits (default 30: about three times the
+            sessions of ZooKeeper's clients, after which every living server has announced itself again).
+        settle: Seconds after an outage of the registry for which every removal is doubtful (default 30).
+        keep_ratio: A removal that leaves less than this share of the list is doubtful (default 0.5; Eureka's
+            self-preservation has 0.85, which an ordinary deployment runs into). Removals one by one within `hold`
+            seconds count together.
+        empty_hold: Seconds for which the list is kept when the registry names nobody (default 60).
+    """
+
+    hold: float = 30.0
+    settle: float = 30.0
+    keep_ratio: float = 0.5
+    empty_hold: float = 60.0
+
+    def __post_init__(self) -> None:
+        require_number("guard.hold", self.hold, at_least=0)
+        require_number("guard.settle", self.settle, at_least=0)
+        require_number("guard.keep_ratio", self.keep_ratio, at_least=0, at_most=1)
+        require_number("guard.empty_hold", self.empty_hold, at_least=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """The options of one service.
 
@@ -176,15 +205,14 @@ class Options:
         retry: When a call is tried again.
         wait_for_endpoints: Seconds that a call waits for the first list of endpoints (default 5); then it ends in a
             `NoEndpointsError`.
-        hold_empty: Seconds for which the last good list is kept when the registry says that nobody is there
-            (default 60): more often than not an empty list is the echo of an outage. 0 believes it at once.
+        guard: When a server that the registry no longer names is believed to be gone.
     """
 
     policy: str | Callable[[], Policy] = "peak_ewma"
     health: HealthOptions = HealthOptions()
     retry: RetryOptions = field(default_factory=RetryOptions)
     wait_for_endpoints: float = 5.0
-    hold_empty: float = 60.0
+    guard: GuardOptions = GuardOptions()
 
     def __post_init__(self) -> None:
         if isinstance(self.policy, str) and self.policy not in POLICY_NAMES:
@@ -192,8 +220,7 @@ class Options:
         if not isinstance(self.policy, str) and not callable(self.policy):
             raise ConfigurationError(f"policy is {self.policy!r}; give a name or a callable that makes a Policy")
         require_number("wait_for_endpoints", self.wait_for_endpoints, at_least=0)
-        require_number("hold_empty", self.hold_empty, at_least=0)
-        for name, kind in (("health", HealthOptions), ("retry", RetryOptions)):
+        for name, kind in (("health", HealthOptions), ("retry", RetryOptions), ("guard", GuardOptions)):
             if not isinstance(getattr(self, name), kind):
                 raise ConfigurationError(f"{name} is {getattr(self, name)!r}; give {kind.__name__}(...)")
 

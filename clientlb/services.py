@@ -22,6 +22,7 @@ from clientlb.balancer import Balancer
 from clientlb.classify import classify_exception
 from clientlb.decorator import Params, Return, balanced
 from clientlb.discovery import Discovery, Resolver, open_discovery
+from clientlb.discovery.snapshot import SnapshotFiles, SnapshotKeeper
 from clientlb.endpoint import Endpoint
 from clientlb.errors import ClosedError, ConfigurationError
 from clientlb.options import CallOptions, Options, RetryOptions
@@ -40,6 +41,8 @@ class Services:
             caller's: `close` closes only what was made from a URL.
         options: `Options` for all services, or a mapping from service name to `Options`; its key `"*"` is the default
             for services that it does not name.
+        snapshots: A folder for the last good list of each service. A process that starts while the registry is down
+            uses it until the registry is back (default: none; a call then waits for the registry).
         hooks: Receive every `events.Event`. None (default) logs them to the logger `clientlb.events`, which is silent
             until the program configures logging.
         clock: Seconds from a fixed point, never going back (default `time.monotonic`).
@@ -54,6 +57,7 @@ class Services:
         discovery: str | Discovery,
         *,
         options: Options | Mapping[str, Options] | None = None,
+        snapshots: str | os.PathLike[str] | None = None,
         hooks: Iterable[events.EventHook] | None = None,
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
@@ -61,6 +65,9 @@ class Services:
         self._url = discovery if isinstance(discovery, str) else None
         self._discovery = open_discovery(discovery)
         self._options = _options_by_service(options)
+        self._keeper: SnapshotKeeper | None = None
+        if snapshots is not None:
+            self._keeper = SnapshotKeeper(SnapshotFiles(snapshots, str(self._discovery)))
         self._hooks = [LoggingHook()] if hooks is None else list(hooks)
         self._clock = clock
         self._rng = rng
@@ -93,14 +100,7 @@ class Services:
                 raise ClosedError(f"service {service!r}: the Services are closed")
             balancer = self._balancers.get(service)
             if balancer is None:
-                balancer = self._balancers[service] = Balancer(
-                    service,
-                    self.options_of(service),
-                    source=str(self._discovery),
-                    emit=self._emit,
-                    clock=self._clock,
-                    rng=self._rng,
-                )
+                balancer = self._balancers[service] = self._new_balancer(service)
             if service in self._resolvers:
                 return balancer
             if self._stale and self._url is not None:
@@ -108,6 +108,8 @@ class Services:
                 self._discovery = open_discovery(self._url)
                 self._stale = False
             resolver = self._resolvers[service] = self._discovery.resolver(service)
+        if self._keeper is not None and balancer.updated_at is None:
+            self._keeper.fetch(balancer)
         try:
             resolver.start(balancer)
         except BaseException:
@@ -116,6 +118,21 @@ class Services:
             _close(resolver)
             raise
         return balancer
+
+    def _new_balancer(self, service: str) -> Balancer:
+        return Balancer(
+            service,
+            self.options_of(service),
+            source=str(self._discovery),
+            emit=self._emit,
+            keep=self._keep,
+            clock=self._clock,
+            rng=self._rng,
+        )
+
+    def _keep(self, balancer: Balancer) -> None:
+        if self._keeper is not None:
+            self._keeper.keep(balancer)
 
     def options_of(self, service: str) -> Options:
         """The options that a service has."""
@@ -175,6 +192,8 @@ class Services:
                 return
             self._closed = True
             resolvers, self._resolvers = list(self._resolvers.values()), {}
+        if self._keeper is not None:
+            self._keeper.close()  # before the balancers forget their lists
         for balancer in self._balancers.values():
             balancer.close()
         owned: list[Discovery | Resolver] = [*resolvers]
@@ -212,6 +231,8 @@ class Services:
         self._lock = threading.Lock()
         self._resolvers = {}  # dropped, not closed: closing would talk over the parent's connections
         self._stale = self._url is not None
+        if self._keeper is not None:
+            self._keeper.after_fork()
         for balancer in self._balancers.values():
             balancer.after_fork()
 

@@ -50,6 +50,9 @@ class ServiceStats:
         median: Time of an attempt to the head of the response. p99 and max likewise.
         healthy: Endpoints whose breaker is closed.
         age: Seconds for which the registry could not confirm the list; 0 while it can, None before the first list.
+        stale: The registry cannot confirm the list now.
+        limbo: Endpoints that are used although the registry no longer names them; see `GuardOptions`.
+        registry_state: `"waiting"`, `"ok"`, `"failing"` or `"cached"`; see `Balancer.registry_state`.
         calls_per_second: Attempts per second. failures_per_second likewise.
         counts: Attempts by latency since the start; see `clientlb.histogram`.
     """
@@ -67,6 +70,9 @@ class ServiceStats:
     max: float | None
     healthy: int
     age: float | None
+    stale: bool
+    limbo: int
+    registry_state: str
     counts: tuple[int, ...]
     endpoints: tuple[EndpointStats, ...]
 
@@ -144,6 +150,9 @@ def summarise(
         max=longest,
         healthy=sum(1 for stats in endpoints if stats.state == "closed"),
         age=balancer.age,
+        stale=balancer.stale,
+        limbo=len(balancer.limbo),
+        registry_state=balancer.registry_state,
         counts=tuple(counts),
         endpoints=endpoints,
     )

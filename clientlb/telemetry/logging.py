@@ -104,6 +104,18 @@ def _of_change(event: events.EndpointsChanged) -> str:
     return f"{'; '.join(parts)}; now {_count(event.size)}"
 
 
+_WHY_HELD = {
+    "empty": "the registry names nobody",
+    "mass": "the registry suddenly lacks many",
+    "unsettled": "the registry was out of order just before, and lacks some",
+}
+
+
+def _of_held(event: events.RemovalHeld) -> str:
+    why = _WHY_HELD.get(event.reason, event.reason)
+    return f"{why}; {_names(event.held)} of {_count(event.size)} stay in use for {event.seconds:.0f} s"
+
+
 def _of_error(error: Exception) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
@@ -123,10 +135,19 @@ _line(
     logging.INFO,
     lambda event: f"the registry answers again after {event.outage:.1f} s",
 )
+_line(events.RemovalHeld, logging.WARNING, _of_held)
 _line(
-    events.EmptyListHeld,
+    events.HeldReturned,
+    logging.INFO,
+    lambda event: f"the registry names {_names(event.returned)} again",
+)
+_line(
+    events.SnapshotUsed,
     logging.WARNING,
-    lambda event: f"the registry names nobody; the last {_count(event.size)} are kept for {event.seconds:g} s",
+    lambda event: (
+        f"the registry delivered no list; the last good one on disk is used:"
+        f" {_count(event.size)}, {event.age:.0f} s old"
+    ),
 )
 _line(
     events.Ejected,

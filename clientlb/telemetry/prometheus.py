@@ -14,6 +14,8 @@ collectors: there, scrape each process by itself.
     clientlb_endpoints{service,state}                    endpoints by state of their breaker
     clientlb_circuit_transitions_total{service,to}       breakers that opened, half-opened, closed
     clientlb_discovery_age_seconds{service}              for how long the registry could not confirm the list
+    clientlb_discovery_stale{service}                    1 while the registry cannot confirm the list, else 0
+    clientlb_discovery_limbo{service}                    endpoints in use that the registry no longer names
     clientlb_discovery_errors_total{service}             how often the registry began to fail
     clientlb_endpoint_attempts_total{service,endpoint}   these three only with endpoint_label=True
     clientlb_endpoint_failures_total{service,endpoint}
@@ -176,6 +178,8 @@ def _gauges(stats: dict[str, ServiceStats]) -> Iterator[Metric]:
     in_flight = _gauge("in_flight", "Attempts under way")
     endpoints = _gauge("endpoints", "Endpoints by the state of their breaker", "state")
     age = _gauge("discovery_age_seconds", "For how long the registry could not confirm the list; 0 while it can")
+    stale = _gauge("discovery_stale", "1 while the registry cannot confirm the list, else 0")
+    limbo = _gauge("discovery_limbo", "Endpoints in use that the registry no longer names")
     for name, service in stats.items():
         in_flight.add_metric([name], service.in_flight)
         states = Counter(endpoint.state for endpoint in service.endpoints)
@@ -183,7 +187,9 @@ def _gauges(stats: dict[str, ServiceStats]) -> Iterator[Metric]:
             endpoints.add_metric([name, state], states[state])
         if service.age is not None:
             age.add_metric([name], service.age)
-    return iter((in_flight, endpoints, age))
+        stale.add_metric([name], float(service.stale))
+        limbo.add_metric([name], service.limbo)
+    return iter((in_flight, endpoints, age, stale, limbo))
 
 
 def _durations(stats: dict[str, ServiceStats]) -> Metric:

@@ -1,7 +1,9 @@
 """The balancer under a clock that the test winds. No test sleeps."""
 
+import asyncio
 import random
 import threading
+import time
 from collections import Counter
 
 import pytest
@@ -14,6 +16,7 @@ from clientlb import (
     ClosedError,
     DiscoveryError,
     Endpoint,
+    GuardOptions,
     HealthOptions,
     NoEndpointsError,
     Options,
@@ -87,7 +90,7 @@ def test_server_that_comes_back_under_another_id_starts_clean():
 
 
 def test_leavers_get_no_new_calls_and_finish_the_running_ones():
-    bench = Bench(1)
+    bench = Bench(1, guard=GuardOptions(hold=0))
     pick = bench.balancer.try_pick()
     bench.balancer.update(endpoints(2))
     assert {bench.attempt() for _ in range(50)} == {2}
@@ -127,18 +130,18 @@ def test_errors_never_empty_the_list_and_are_announced_once():
 
 
 def test_empty_list_is_believed_only_after_its_time():
-    bench = Bench(1, hold_empty=60)
+    bench = Bench(1, guard=GuardOptions(empty_hold=60))
     bench.balancer.update([])
     assert bench.attempt() == 1
-    assert [event.size for event in bench.seen(events.EmptyListHeld)] == [1]
-    assert "named nobody" in bench.balancer.explain()
+    assert [event.size for event in bench.seen(events.RemovalHeld)] == [1]
+    assert "it names nobody" in bench.balancer.explain()
     bench.clock.advance(61)
     assert bench.balancer.try_pick() is None
     assert bench.seen(events.EndpointsChanged)[-1].size == 0
 
 
 def test_empty_list_that_was_an_echo_of_an_outage_is_forgotten():
-    bench = Bench(1, hold_empty=60)
+    bench = Bench(1, guard=GuardOptions(empty_hold=60))
     bench.balancer.update([])
     bench.clock.advance(30)
     bench.balancer.update(endpoints(1))
@@ -147,7 +150,7 @@ def test_empty_list_that_was_an_echo_of_an_outage_is_forgotten():
 
 
 def test_repeated_empty_list_does_not_restart_the_time():
-    bench = Bench(1, hold_empty=60)
+    bench = Bench(1, guard=GuardOptions(empty_hold=60))
     for _ in range(7):
         bench.balancer.update([])
         bench.clock.advance(10)
@@ -155,9 +158,185 @@ def test_repeated_empty_list_does_not_restart_the_time():
 
 
 def test_empty_list_is_believed_at_once_if_wanted():
-    bench = Bench(1, hold_empty=0)
+    bench = Bench(1, guard=GuardOptions(empty_hold=0))
     bench.balancer.update([])
     assert bench.balancer.try_pick() is None
+
+
+def test_believed_empty_list_lets_calls_wait_for_the_next_one():
+    bench = Bench(1, guard=GuardOptions(empty_hold=0))
+    bench.balancer.update([])
+    assert not bench.balancer.wait(0)
+    bench.balancer.update(endpoints(2))
+    assert bench.balancer.wait(0)
+
+
+def test_removal_after_an_outage_is_held_and_shown():
+    bench = Bench(1, 2, 3, 4)
+    bench.balancer.error(DiscoveryError("down"))
+    assert (bench.balancer.registry_state, bench.balancer.stale) == ("failing", True)
+    bench.balancer.update(endpoints(1, 2, 3))
+    (held,) = bench.seen(events.RemovalHeld)
+    assert ([e.port for e in held.held], held.size, held.reason, held.seconds) == ([4], 4, "unsettled", 30)
+    assert (bench.balancer.registry_state, bench.balancer.stale) == ("ok", False)
+    assert [e.port for e in bench.balancer.limbo] == [4]
+    assert len(bench.balancer.endpoints) == 4
+    assert bench.balancer.stats().limbo == 1
+    bench.clock.advance(10)
+    told = bench.balancer.explain()
+    assert "the registry has not named it for 10.0 s, but it was out of order shortly before: it stays" in told
+    assert "stays in use for 20.0 s more" in told
+    bench.balancer.error(DiscoveryError("down again"))
+    assert "it stays in use until the registry has been healthy for a while" in bench.balancer.explain()
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda balancer: balancer.endpoints,
+        lambda balancer: balancer.stats().endpoints,
+        lambda balancer: balancer.nodes,
+        lambda balancer: balancer.try_pick().release() or balancer.nodes,
+    ],
+)
+def test_nobody_sees_who_is_overdue(look):
+    bench = Bench(1, 2, 3, 4)
+    bench.balancer.update(endpoints(1))
+    assert len(look(bench.balancer)) == 4
+    bench.clock.advance(30)
+    assert len(look(bench.balancer)) == 1
+    assert "4" not in bench.balancer.explain().partition("endpoints healthy")[2]
+    assert [e.port for e in bench.seen(events.EndpointsChanged)[-1].removed] == [2, 3, 4]
+
+
+def test_who_returns_from_limbo_is_the_same_node():
+    bench = Bench(1, 2, 3)
+    node = bench.node(3)
+    bench.balancer.update(endpoints(1))
+    bench.balancer.update([*endpoints(1, 2), Endpoint("10.0.0.1", 3, weight=5)])
+    assert bench.node(3) is node
+    assert node.endpoint.weight == 5
+    assert [[e.port for e in event.returned] for event in bench.seen(events.HeldReturned)] == [[2, 3]]
+    bench.clock.advance(3600)
+    assert len(bench.balancer.endpoints) == 3
+
+
+def test_held_endpoint_whose_calls_fail_is_dropped():
+    bench = Bench(1, 2, 3)
+    bench.balancer.update(endpoints(1))
+    bench.fail(3)
+    assert [e.port for e in bench.balancer.endpoints] == [1, 2]
+    assert [e.port for e in bench.seen(events.EndpointsChanged)[-1].removed] == [3]
+
+
+def test_failing_endpoint_that_the_registry_drops_is_not_held():
+    bench = Bench(1, 2, 3)
+    bench.fail(3)
+    bench.balancer.update(endpoints(1))
+    assert [e.port for e in bench.balancer.endpoints] == [1, 2]
+
+
+def test_one_refused_connection_is_enough_for_a_held_endpoint():
+    bench = Bench(1, 2, 3)
+    bench.balancer.unreachable(bench.node(3))
+    assert len(bench.balancer.endpoints) == 3, "the registry names it"
+    bench.balancer.update(endpoints(1))
+    bench.balancer.unreachable(bench.node(3))
+    assert [e.port for e in bench.balancer.endpoints] == [1, 2]
+
+
+def test_nobody_is_dropped_while_nobody_else_is_healthy():
+    bench = Bench(1, 2, 3)
+    bench.fail(1)
+    bench.fail(2)
+    bench.balancer.update(endpoints(1))
+    assert [e.port for e in bench.balancer.endpoints] == [1, 3], "1 is named, 3 is healthy"
+    bench.balancer.unreachable(bench.node(3))
+    assert [e.port for e in bench.balancer.endpoints] == [1, 3]
+
+
+def test_nobody_is_dropped_while_the_registry_names_nobody():
+    bench = Bench(1, 2)
+    bench.balancer.update([])
+    for port in (1, 2):
+        bench.fail(port)
+        bench.balancer.unreachable(bench.node(port))
+    assert [e.port for e in bench.balancer.endpoints] == [1, 2]
+
+
+def test_list_of_an_earlier_time_is_used_when_the_registry_fails():
+    bench = Bench()
+    bench.balancer.offer(endpoints(1, 2), age=100)
+    assert bench.balancer.endpoints == (), "the registry may yet answer"
+    assert bench.balancer.registry_state == "waiting"
+    bench.balancer.error(DiscoveryError("down"))
+    assert (bench.balancer.registry_state, bench.balancer.stale, bench.balancer.age) == ("cached", True, 100)
+    assert bench.seen(events.SnapshotUsed) == [events.SnapshotUsed("orders", 2, 100)]
+    bench.clock.advance(5)
+    assert "the last good list on disk is in use, 105 s old" in bench.balancer.explain()
+    bench.balancer.update(endpoints(2, 3, 4))
+    assert (bench.balancer.registry_state, bench.balancer.age) == ("ok", 0)
+    assert len(bench.seen(events.DiscoveryRecovered)) == 1
+    assert [e.port for e in bench.balancer.limbo] == [1], "as after any outage"
+    bench.clock.advance(30)
+    assert [e.port for e in bench.balancer.endpoints] == [2, 3, 4]
+
+
+def test_list_of_an_earlier_time_that_comes_after_the_failure_is_used_at_once():
+    bench = Bench()
+    bench.balancer.error(DiscoveryError("down"))
+    bench.balancer.offer(endpoints(1), age=1)
+    assert bench.attempt() == 1
+
+
+def test_call_waits_only_a_moment_when_there_is_a_list_of_an_earlier_time():
+    bench = Bench()
+    bench.balancer.offer(endpoints(1), age=1)
+    started = time.monotonic()
+    bench.balancer.pick(wait=30).release()
+    assert time.monotonic() - started < 10
+
+
+def test_coroutine_waits_only_a_moment_when_there_is_a_list_of_an_earlier_time():
+    bench = Bench()
+    bench.balancer.offer(endpoints(1), age=1)
+    started = time.monotonic()
+    assert asyncio.run(bench.balancer.wait_async(30))
+    assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize("offered_first", [True, False])
+def test_first_list_that_is_empty_does_not_outweigh_one_of_an_earlier_time(offered_first):
+    bench = Bench()
+    steps = [lambda: bench.balancer.offer(endpoints(1), age=1), lambda: bench.balancer.update([])]
+    for step in steps if offered_first else reversed(steps):
+        step()
+    assert bench.attempt() == 1
+    assert bench.balancer.registry_state == "ok"
+    assert [event.reason for event in bench.seen(events.RemovalHeld)] == ["empty"]
+    bench.clock.advance(60)
+    assert bench.balancer.endpoints == ()
+
+
+def test_list_of_an_earlier_time_is_of_no_use_once_the_registry_has_spoken():
+    bench = Bench(1)
+    bench.balancer.offer(endpoints(2), age=1)
+    bench.balancer.error(DiscoveryError("down"))
+    assert [e.port for e in bench.balancer.endpoints] == [1]
+
+
+def test_only_what_the_registry_stands_for_is_kept():
+    kept = []
+    balancer = Balancer("orders", keep=lambda balancer: kept.append(balancer.endpoints))
+    balancer.offer(endpoints(1), age=1)
+    balancer.error(DiscoveryError("down"))
+    assert kept == []
+    balancer.update(endpoints(1))
+    assert kept == [tuple(endpoints(1))], "confirmed for the first time"
+    balancer.update(endpoints(1))
+    assert len(kept) == 1
+    balancer.update([Endpoint("10.0.0.1", 1, weight=2)])
+    assert kept[1:] == [(Endpoint("10.0.0.1", 1, weight=2),)]
 
 
 def test_failing_endpoint_is_ejected_probed_and_restored():
@@ -371,7 +550,7 @@ def test_forked_copies_do_not_march_in_step():
 
 
 def test_held_empty_list_is_not_believed_while_the_registry_is_down():
-    bench = Bench(1, hold_empty=60)
+    bench = Bench(1, guard=GuardOptions(empty_hold=60))
     bench.balancer.update([])
     bench.balancer.error(DiscoveryError("down"))
     bench.clock.advance(3600)
@@ -494,9 +673,13 @@ def test_in_flight_is_zero_after_many_threads():
 class Anything(RuleBasedStateMachine):
     """Any sequence of picks, outcomes, updates and time."""
 
-    @initialize(policy=st.sampled_from(["peak_ewma", "p2c", "round_robin", "random"]))
-    def begin(self, policy):
-        self.bench = Bench(1, 2, 3, policy=policy, hold_empty=0)
+    @initialize(
+        policy=st.sampled_from(["peak_ewma", "p2c", "round_robin", "random"]),
+        hold=st.sampled_from([0, 5, 30]),
+        empty_hold=st.sampled_from([0, 5, 60]),
+    )
+    def begin(self, policy, hold, empty_hold):
+        self.bench = Bench(1, 2, 3, policy=policy, guard=GuardOptions(hold=hold, empty_hold=empty_hold))
         self.running = []
 
     @rule(repeatable=st.booleans(), exclude=st.integers(0, 3))
@@ -523,6 +706,10 @@ class Anything(RuleBasedStateMachine):
     @rule(ports=st.sets(st.integers(1, 6), max_size=6))
     def update(self, ports):
         self.bench.balancer.update(endpoints(*ports))
+
+    @rule()
+    def lose_the_registry(self):
+        self.bench.balancer.error(DiscoveryError("down"))
 
     @rule(seconds=st.floats(0.001, 40))
     def wait(self, seconds):

@@ -7,6 +7,7 @@ from clientlb import (
     BudgetOptions,
     CallOptions,
     ConfigurationError,
+    GuardOptions,
     HealthOptions,
     Options,
     RetryOptions,
@@ -24,7 +25,11 @@ from clientlb.policy import POLICIES, PeakEwma, make_policy
         (lambda: Options(policy=3), "policy is 3"),
         (lambda: Options(wait_for_endpoints=-1), "wait_for_endpoints is -1; give a number at least 0"),
         (lambda: Options(wait_for_endpoints=float("nan")), "wait_for_endpoints is nan"),
-        (lambda: Options(hold_empty="60"), "hold_empty is '60'"),
+        (lambda: GuardOptions(empty_hold="60"), "guard.empty_hold is '60'"),
+        (lambda: GuardOptions(hold=-1), "guard.hold is -1; give a number at least 0"),
+        (lambda: GuardOptions(settle=None), "guard.settle is None"),
+        (lambda: GuardOptions(keep_ratio=50), "guard.keep_ratio is 50; give a number at least 0 and at most 1"),
+        (lambda: Options(guard=30), r"guard is 30; give GuardOptions\(...\)"),
         (lambda: Options(health={"open_for": 1}), "give HealthOptions"),
         (lambda: Options(retry=3), "give RetryOptions"),
         (lambda: HealthOptions(consecutive_failures=0), "consecutive_failures is 0; give a whole number, at least 1"),
@@ -121,16 +126,16 @@ def test_file_and_environment_feed_the_same_classes(tmp_path):
         ratio = 0.1
         """
     )
-    environ = {"CLIENTLB_CONFIG": str(path), "CLIENTLB_HOLD_EMPTY": "7.5", "CLIENTLB_HEALTH__OPEN_FOR": "2"}
+    environ = {"CLIENTLB_CONFIG": str(path), "CLIENTLB_GUARD__EMPTY_HOLD": "7.5", "CLIENTLB_HEALTH__OPEN_FOR": "2"}
     loaded = load_options(environ=environ)
     assert loaded["*"] == Options(
         policy="p2c",
-        hold_empty=7.5,
+        guard=GuardOptions(empty_hold=7.5),
         health=HealthOptions(consecutive_failures=3, open_for=2),
         retry=loaded["*"].retry,
     )
     orders = loaded["orders"]
-    assert (orders.policy, orders.wait_for_endpoints, orders.hold_empty) == ("p2c", 1.5, 7.5)
+    assert (orders.policy, orders.wait_for_endpoints, orders.guard.empty_hold) == ("p2c", 1.5, 7.5)
     assert orders.retry.stop.max_attempt_number == 5
     assert isinstance(orders.retry.wait, full_jitter)
     assert (orders.retry.wait.initial, orders.retry.wait.max) == (0.05, 0.25)
@@ -147,9 +152,10 @@ def test_file_and_environment_feed_the_same_classes(tmp_path):
         ("[default]\npolicy = 'fastest'", "in default: policy 'fastest' does not exist"),
         ("[default.retry]\nattempts = 0", "default.retry.attempts is 0"),
         ("[default.retry]\nbackoff = -1", "default.retry.backoff is -1"),
-        ("[default]\ntimeout = 3", "default.timeout does not exist; known: health, hold_empty"),
+        ("[default]\ntimeout = 3", "default.timeout does not exist; known: guard, health"),
         ("[services.orders.health]\nopen_for = 0", "in services.orders.health: health.open_for is 0"),
         ("[service.orders]", r"\[service\] is neither"),
+        ("[default.guard]\nkeep = 3", "default.guard.keep does not exist; known: empty_hold, hold, keep_ratio, settle"),
         ("[default]\nhealth = 3", "default.health is 3; give a table"),
         ("default = 3", "options: default is 3; give a table"),
         ("services = 3", "options: services is 3; give a table"),
@@ -186,7 +192,7 @@ def test_bad_file_is_named(tmp_path, text, complaint):
         ({"CLIENTLB_RETRY": "x"}, "default.retry is 'x'; give a table"),
         ({"CLIENTLB_RETRY__STATUSES": "503"}, "retry.statuses is 503; give a set"),
         ({"CLIENTLB_RETRY__ATTEMPTS": "many"}, "default.retry.attempts is 'many'; give a whole number"),
-        ({"CLIENTLB_HOLD_EMPTY": "9" * 5000}, "hold_empty is '999"),
+        ({"CLIENTLB_GUARD__EMPTY_HOLD": "9" * 5000}, "guard.empty_hold is '999"),
     ],
 )
 def test_bad_variable_is_named(environ, complaint):

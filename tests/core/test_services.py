@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from clientlb import ClosedError, ConfigurationError, DiscoveryError, Endpoint, Options, Services, events
+from clientlb import ClosedError, ConfigurationError, DiscoveryError, Endpoint, GuardOptions, Options, Services, events
 from clientlb.testing import ManualDiscovery
 
 
@@ -128,7 +128,7 @@ def test_hooks_get_every_event_and_cannot_break_a_call(registry, caplog):
     def broken(event):
         raise RuntimeError("a hook of somebody else")
 
-    with Services(registry, hooks=[broken, seen.append]) as services:
+    with Services(registry, hooks=[broken, seen.append], options=Options(guard=GuardOptions(hold=0))) as services:
         assert services["orders"].pick().endpoint.host == "h"
         registry.set("orders", ["h:3"])
         registry.fail("orders", DiscoveryError("down"))

@@ -10,7 +10,6 @@ import pytest
 from clientlb import events
 from clientlb.endpoint import Endpoint
 from clientlb.errors import DiscoveryError
-from clientlb.options import Options
 from clientlb.outcome import Outcome
 from clientlb.services import Services
 from clientlb.telemetry.logging import LoggingHook, describe, level_of, redact_text
@@ -46,9 +45,26 @@ EVENTS = [
     ),
     (events.DiscoveryRecovered("orders", 3.14), logging.INFO, "orders: the registry answers again after 3.1 s"),
     (
-        events.EmptyListHeld("orders", 2, 60.0),
+        events.RemovalHeld("orders", (ONE, TWO), 2, "empty", 60.0),
         logging.WARNING,
-        "orders: the registry names nobody; the last 2 endpoints are kept for 60 s",
+        "orders: the registry names nobody; 10.0.0.1:80, 10.0.0.2:80 of 2 endpoints stay in use for 60 s",
+    ),
+    (
+        events.RemovalHeld("orders", (ONE,), 2, "mass", 30.0),
+        logging.WARNING,
+        "orders: the registry suddenly lacks many; 10.0.0.1:80 of 2 endpoints stay in use for 30 s",
+    ),
+    (
+        events.RemovalHeld("orders", (ONE,), 9, "unsettled", 30.0),
+        logging.WARNING,
+        "orders: the registry was out of order just before, and lacks some; 10.0.0.1:80 of 9 endpoints stay in use"
+        " for 30 s",
+    ),
+    (events.HeldReturned("orders", (TWO,)), logging.INFO, "orders: the registry names 10.0.0.2:80 again"),
+    (
+        events.SnapshotUsed("orders", 2, 61.4),
+        logging.WARNING,
+        "orders: the registry delivered no list; the last good one on disk is used: 2 endpoints, 61 s old",
     ),
     (
         events.Ejected("orders", ONE, "5 failures in a row, the last one 503", 5.0),
@@ -163,7 +179,7 @@ def test_a_fleet_that_breaks_and_heals_tells_its_story(caplog: pytest.LogCapture
     discovery = ManualDiscovery({"orders": [ONE]})
     with (
         caplog.at_level(logging.INFO, "clientlb.events"),
-        Services(discovery, hooks=[LoggingHook()], options=Options(hold_empty=60)) as services,
+        Services(discovery, hooks=[LoggingHook()]) as services,
     ):
         for _ in range(5):
             services["orders"].pick().release(Outcome.FAILURE, "503")
@@ -177,7 +193,7 @@ def test_a_fleet_that_breaks_and_heals_tells_its_story(caplog: pytest.LogCapture
         ("WARNING", "Panicked"),
         ("WARNING", "DiscoveryFailed"),
         ("INFO", "DiscoveryRecovered"),
-        ("WARNING", "EmptyListHeld"),
+        ("WARNING", "RemovalHeld"),
     ]
 
 

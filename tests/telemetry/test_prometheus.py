@@ -174,7 +174,10 @@ def test_discovery(
     with PrometheusSink(services, registry):
         call(services, clock)
         assert value(scrape(registry), "discovery_age_seconds") == 0
+        assert value(scrape(registry), "discovery_stale") == 0
         discovery.fail("orders", DiscoveryError("gone"))
+        assert value(scrape(registry), "discovery_stale") == 1
+        assert value(scrape(registry), "discovery_limbo") == 0
         discovery.fail("orders", DiscoveryError("still gone"))
         clock.advance(30)
         samples = scrape(registry)
