@@ -1,64 +1,60 @@
-"""Discovery from ZooKeeper: `ROOT/<service>/<instance>` with the instance's JSON as data.
+"""Discovery from ZooKeeper: `ROOT/<service>/<instance>` with the instance's description as data.
 
 Not kazoo's ChildrenWatch: that one never fires for a service which does not exist yet, dies when the node of the
-service is made anew, and says nothing about changed data. Here watches and connection changes only mark what has
-to be read again, and one thread reads it:
+service is made anew, and says nothing about changed data. The floors of our own, from the top:
 
-    watch of the service's node ──► list it again ─┐
-    watch of an instance ─────────► read it again ─┼─► worker thread ──► listener.update
-    session made (any) ───────────► read it all ───┘        └─ whatever fails ──► listener.error, later again
-
-An event always means "read this again", never "this is what happened": a node deleted and made again between two
-reads would otherwise look unchanged.
+    zookeeper                 what users see: a discovery, and a resolver per service
+    _zookeeper_watcher        the one thread per ensemble that reads, with persistent or one-shot watches
+    _zookeeper_agenda         what is known of each service, and what has to be read again; no I/O
+    _zookeeper_client         the session, shared with registrations; kazoo's traps
+    _zookeeper_protocol       persistent watches and multi-read, which kazoo lacks
+    _zookeeper_settings       what users write; _zookeeper_sharing: one of each per process
 """
 
 from __future__ import annotations
 
-import logging
-import os
 import threading
-import time
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Unpack
 
-from kazoo.exceptions import NoNodeError
-from kazoo.protocol.states import EventType
-
-from clientlb.discovery._backoff import Backoff
-from clientlb.discovery._zookeeper_client import (
+from clientlb.discovery._zookeeper_agenda import View
+from clientlb.discovery._zookeeper_client import connect
+from clientlb.discovery._zookeeper_settings import (
     DEFAULT_ROOT,
-    OPERATION_TIMEOUT,
-    WINDOW,
-    Connection,
-    ZooKeeperAddress,
+    DEFAULT_SESSION_TIMEOUT,
+    Ensemble,
+    EnsembleOptions,
     node_path,
+    read_url,
+    registry_name,
 )
+from clientlb.discovery._zookeeper_sharing import Loan, Shared
+from clientlb.discovery._zookeeper_watcher import Watcher
 from clientlb.discovery.base import Listener
-from clientlb.discovery.decode import InstanceDecoder
+from clientlb.discovery.decode import Decoder, InstanceDecoder, open_decoder
 from clientlb.discovery.feed import Feed
-from clientlb.endpoint import Endpoint
-from clientlb.errors import ClosedError, DiscoveryError
+from clientlb.errors import ClosedError
 
-logger: logging.Logger = logging.getLogger("clientlb.zookeeper")
-
-_PATIENCE = 1.0  # seconds without a session before it is an error: electing a leader takes half of it
-_TICK = 0.5  # seconds between two looks at the clock while there is no session
+_watchers: Shared[Watcher] = Shared()
 
 
 class ZooKeeperDiscovery:
-    """The services in one ZooKeeper ensemble. All resolvers share one session, made by the first that starts.
+    """The services in one ZooKeeper ensemble.
+
+    Whoever uses the same servers with the same options in one process shares one session and one thread, discovery and
+    registration alike. Both begin with the first resolver that starts and end with the last that closes.
 
     Args:
         hosts: `"h1:2181,h2:2181"` or a list of such hosts (port 2181 by default).
         root: Path under which each service has a node (default `/services`, as in Spring Cloud).
-        session_timeout: Seconds after which the server drops a client that it does not hear from (default 10).
-        credentials: `user:password` for ZooKeeper's digest scheme.
         client: A started `KazooClient` to use instead of making one; its owner stops it.
-        rebuild_after: Seconds without a session after which a new client is made, for a server that lost its
-            data refuses the old one for ever (default: three times the session timeout, at least 15).
+        persistent_watches: Use the persistent watches and multi-reads of ZooKeeper 3.6. By default they are tried, and
+            watches that fire once are used if the server has none, or the client is not ours. False: do not try.
+        format: How instances are written: as for `clientlb.discovery.decode.open_decoder` (default: detected for each).
+        options: How to speak with the servers: see `EnsembleOptions`.
 
     Raises:
-        ConfigurationError: A host, path or timeout that cannot be right.
+        ConfigurationError: A host, path or option that cannot be right.
     """
 
     def __init__(
@@ -66,235 +62,104 @@ class ZooKeeperDiscovery:
         hosts: str | Iterable[str],
         root: str = DEFAULT_ROOT,
         *,
-        session_timeout: float | None = None,
-        credentials: str | None = None,
         client: Any = None,
-        rebuild_after: float | None = None,
+        persistent_watches: bool | None = None,
+        format: str | Decoder | None = None,
+        **options: Unpack[EnsembleOptions],
     ) -> None:
-        self._address = ZooKeeperAddress.parse(
-            hosts, root=root, session_timeout=session_timeout, credentials=credentials
-        )
+        self._ensemble = Ensemble.parse(hosts, options).with_session_timeout(DEFAULT_SESSION_TIMEOUT)
+        self._root = node_path(root)
+        open_decoder(format)  # a mistake in it is found here
+        self._format = format
         self._client = client
-        self._rebuild_after = rebuild_after
+        self._persistent = client is None if persistent_watches is None else persistent_watches
         self._lock = threading.Lock()
-        self._worker: _Worker | None = None
+        self._watcher: Loan[Watcher] | None = None
+        self._resolvers: set[ZooKeeperResolver] = set()
         self._closed = False
 
     @classmethod
     def from_url(cls, url: str) -> ZooKeeperDiscovery:
-        """Read `zookeeper://[user:password@]h1:2181,h2:2181[/root][?session_timeout=10]`."""
-        address = ZooKeeperAddress.from_url(url)
-        return cls(
-            address.hosts,
-            address.root,
-            session_timeout=address.session_timeout,
-            credentials=address.credentials,
-        )
+        """Read `zookeeper://[user:password@]h1:2181,h2:2181[/root][?session_timeout=10&…]`, options as keywords."""
+        arguments = read_url(url)
+        arguments.pop("acl", None)  # which is for registration
+        return cls(**arguments)
 
     def resolver(self, service: str) -> ZooKeeperResolver:
         """Make the resolver of one service; a name may have several steps (`group/orders`)."""
-        return ZooKeeperResolver(self, service, self._address.root + node_path(service))
+        return ZooKeeperResolver(self, service, self._root + node_path(service), self._format)
 
     def close(self) -> None:
-        """End the session. Idempotent; returns at once, also when the servers hang."""
+        """End all watches, and the session unless others use it. Idempotent; returns at once."""
         with self._lock:
             self._closed = True
-            worker, self._worker = self._worker, None
-        if worker is not None and worker.pid == os.getpid():
-            worker.close()
+            resolvers, self._resolvers = self._resolvers, set()
+            watcher, self._watcher = self._watcher, None
+        for resolver in resolvers:
+            resolver.close()
+        if watcher is not None:
+            watcher.give_back()
 
-    def worker(self) -> _Worker:
-        """The thread that reads, in this process (for the resolvers)."""
+    def began(self, resolver: ZooKeeperResolver) -> Loan[Watcher]:
+        """Take note of a resolver; return who reads for it, in this process."""
         with self._lock:
             if self._closed:
                 raise ClosedError(f"{self} is closed")
-            worker = self._worker
-            if worker is None or worker.pid != os.getpid():
-                # A forked child has no threads, and a copy of a session that belongs to the parent, as does the
-                # client that was handed in: it starts anew.
-                client = self._client if worker is None else None
-                worker = self._worker = _Worker(self._address, client, self._rebuild_after)
-            return worker
+            loan = self._watcher
+            if loan is None or not loan.valid:
+                # A forked child starts anew, also without the client that was handed in: its sockets are the parent's.
+                loan = self._watcher = self._make_watcher(self._client if loan is None else None)
+                self._resolvers.clear()
+            self._resolvers.add(resolver)
+            return loan
+
+    def ended(self, resolver: ZooKeeperResolver) -> None:
+        """Forget a resolver."""
+        with self._lock:
+            self._resolvers.discard(resolver)
+
+    def _make_watcher(self, client: Any) -> Loan[Watcher]:
+        def make() -> Watcher:
+            return Watcher(connect(self._ensemble, client), persistent=self._persistent)
+
+        if client is None:
+            return _watchers.borrow((self._ensemble, self._persistent), make)
+        watcher = make()
+        return Loan(watcher, watcher.close)
 
     def __str__(self) -> str:
-        return str(self._address)
+        return registry_name(self._ensemble, self._root)
 
 
 class ZooKeeperResolver:
-    """One service: its node, what is known of its instances, and what of that has to be read again."""
+    """One service. Made by `ZooKeeperDiscovery.resolver`."""
 
-    def __init__(self, discovery: ZooKeeperDiscovery, service: str, path: str) -> None:
-        self.path = path
-        self.feed: Feed | None = None
+    def __init__(self, discovery: ZooKeeperDiscovery, service: str, path: str, format: str | Decoder | None) -> None:
         self._discovery = discovery
         self._name = f"{service} in {discovery}"
-        self._decoder = InstanceDecoder(self._name)
-        self._worker: _Worker | None = None
-        self._closed = False
-        self._data: dict[str, bytes] = {}
-        self._epoch = 0  # of the connection in which all of it was read; 0 is none
-        self._marks = threading.Lock()
-        self._list_again = True
-        self._read_again: set[str] = set()
+        self._path = path
+        self._decoder = InstanceDecoder(self._name, format)
+        self._closed = threading.Event()
+        self._watched: tuple[Loan[Watcher], View] | None = None
 
     def start(self, listener: Listener) -> None:
         """Begin to watch. Returns at once; raises ClosedError after `close`."""
-        if self._closed:
+        if self._closed.is_set():
             raise ClosedError(f"the watch of {self._name} is closed")
-        self.feed = Feed(listener, self._name)
-        self._worker = self._discovery.worker()
-        self._worker.add(self)
+        watcher = self._discovery.began(self)
+        view = View(self._path, self._decoder, Feed(listener, self._name))
+        self._watched = (watcher, view)
+        watcher.value.add(view)
+        if self._closed.is_set():  # meanwhile, by another thread
+            self.close()
 
     def close(self) -> None:
         """Stop watching. Idempotent; nothing is delivered afterwards."""
-        self._closed = True
-        if self.feed is not None:
-            self.feed.close()
-        if self._worker is not None:
-            self._worker.remove(self)
-
-    def mark(self, event: Any) -> None:
-        """Note what a watch saw. Runs on kazoo's only watch thread."""
-        if event.type == EventType.NONE or self._closed or self._worker is None:
-            return  # NONE is the end of a session: the next one reads everything anyway
-        with self._marks:
-            if event.path == self.path:
-                self._list_again = True
-            else:
-                self._read_again.add(event.path.rpartition("/")[2])
-        self._worker.wake()
-
-    def needs_reading(self, epoch: int) -> bool:
-        """Whether something changed, or the session is not the one in which it was read."""
-        with self._marks:
-            return not self._closed and (self._list_again or bool(self._read_again) or self._epoch != epoch)
-
-    def read(self, connection: Connection) -> list[Endpoint]:
-        """Read what has to be read again. After an exception, that is everything."""
-        epoch, last = connection.epoch, self._epoch
-        self._epoch = 0
-        with self._marks:
-            listing = self._list_again or epoch != last
-            marked, self._read_again = self._read_again, set()
-            self._list_again = False
-        known: dict[str, bytes | None] = {**self._data} if epoch == last else {}
-        names = self._list(connection) if listing else list(known)
-        wanted = [name for name in names if name not in known or name in marked]
-        known.update(self._fetch(connection, wanted))
-        self._data = {name: data for name in names if (data := known[name]) is not None}
-        self._epoch = epoch
-        return self._decoder.decode_all(self._data)
-
-    def _list(self, connection: Connection) -> list[str]:
-        client = connection.client
-        try:
-            children = client.get_children_async(self.path, watch=self.mark).get(timeout=OPERATION_TIMEOUT)
-            return sorted(children)
-        except NoNodeError:
-            # Nobody has registered yet, which is an answer. Watch for the first one.
-            if client.exists_async(self.path, watch=self.mark).get(timeout=OPERATION_TIMEOUT) is not None:
-                with self._marks:
-                    self._list_again = True  # it came between the two questions
-            return []
-
-    def _fetch(self, connection: Connection, names: list[str]) -> Iterator[tuple[str, bytes | None]]:
-        """Read instances, with a watch on each; None for one that is gone."""
-        client = connection.client
-        for start in range(0, len(names), WINDOW):
-            if not connection.connected:
-                raise DiscoveryError("the session was lost")
-            window = names[start : start + WINDOW]
-            answers = [(name, client.get_async(f"{self.path}/{name}", watch=self.mark)) for name in window]
-            for name, answer in answers:
-                try:
-                    yield name, answer.get(timeout=OPERATION_TIMEOUT)[0]
-                except NoNodeError:
-                    yield name, None
-
-
-class _Worker:
-    """The one thread of a discovery: it does all the reading and all the reporting."""
-
-    def __init__(self, address: ZooKeeperAddress, client: Any, rebuild_after: float | None) -> None:
-        self.pid: int = os.getpid()
-        self._address = address
-        self._closed = False
-        self._wake = threading.Event()
-        self._lock = threading.Lock()
-        self._resolvers: tuple[ZooKeeperResolver, ...] = ()
-        self._stumbled = False
-        self._failing: dict[ZooKeeperResolver, tuple[Backoff, float]] = {}  # and when each is tried again
-        self._connection = Connection(address, self.wake, client=client, rebuild_after=rebuild_after)
-        threading.Thread(target=self._run, name="clientlb-zookeeper", daemon=True).start()
-
-    def add(self, resolver: ZooKeeperResolver) -> None:
-        with self._lock:
-            self._resolvers = (*self._resolvers, resolver)
-        self.wake()
-
-    def remove(self, resolver: ZooKeeperResolver) -> None:
-        with self._lock:
-            self._resolvers = tuple(each for each in self._resolvers if each is not resolver)
-            self._failing.pop(resolver, None)
-
-    def wake(self) -> None:
-        self._wake.set()
-
-    def close(self) -> None:
-        self._closed = True
-        self._connection.close()
-        self.wake()
-
-    def _run(self) -> None:
-        while not self._closed:
-            self._wake.wait(self._pause())
-            self._wake.clear()
-            try:
-                self._step()
-            except Exception:  # whatever it is, the watches go on: there is no other thread to keep them
-                if not self._stumbled:
-                    self._stumbled = True
-                    logger.exception("the watch of %s stumbled, and goes on", self._address)
-
-    def _step(self) -> None:
-        if self._connection.connected:
-            for resolver in self._resolvers:
-                self._serve(resolver)
-        elif not self._closed:
-            if self._connection.down_for > _PATIENCE:
-                hosts = ", ".join(self._address.hosts)
-                self._report(self._resolvers, f"no session with ZooKeeper at {hosts}: none of them serves us")
-            self._connection.tend()  # last: it may fail, and whoever waits should have heard
-
-    def _pause(self) -> float | None:
-        """Seconds after which there is something to do even if nobody wakes us."""
-        if not self._connection.connected:
-            return _TICK
-        # one look at each: `remove` may take it away in between
-        due = [failing[1] for resolver in self._resolvers if (failing := self._failing.get(resolver))]
-        return max(0.0, min(due) - time.monotonic()) if due else None
-
-    def _serve(self, resolver: ZooKeeperResolver) -> None:
-        connection = self._connection
-        backoff, due = self._failing.get(resolver, (Backoff(), 0.0))
-        if self._closed or not resolver.needs_reading(connection.epoch):
-            self._failing.pop(resolver, None)
-        elif time.monotonic() >= due:
-            try:
-                endpoints = resolver.read(connection)
-            except Exception as error:
-                with self._lock:
-                    if resolver in self._resolvers:  # not closed meanwhile: nobody would ever drop it
-                        self._failing[resolver] = (backoff, time.monotonic() + backoff.failed())
-                if connection.connected:  # otherwise it is an outage, and reported if it lasts
-                    reason = str(error) or type(error).__name__
-                    self._report([resolver], f"reading {resolver.path} failed: {reason}")
-            else:
-                self._failing.pop(resolver, None)
-                if resolver.feed is not None:
-                    resolver.feed.update(endpoints)
-
-    def _report(self, resolvers: Iterable[ZooKeeperResolver], problem: str) -> None:
-        for resolver in resolvers:
-            if resolver.feed is not None:  # which does not repeat the same problem all the time
-                resolver.feed.error(DiscoveryError(f"{self._address}: {problem}"))
+        self._closed.set()
+        self._discovery.ended(self)
+        watched, self._watched = self._watched, None
+        if watched is not None:
+            watcher, view = watched
+            view.feed.close()
+            if watcher.valid:
+                watcher.value.remove(view)

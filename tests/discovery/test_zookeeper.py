@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import json
 import logging
-import random
 import signal
-import threading
 import time
 import weakref
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+from urllib.parse import quote
 
 import pytest
-from kazoo.client import KazooClient
-from kazoo.exceptions import KazooException
 
 from clientlb.discovery import Discovery, open_discovery
 from clientlb.discovery._zookeeper_client import Connection
-from clientlb.discovery.decode import decode_instance, encode_instance
+from clientlb.discovery.decode import encode_instance
 from clientlb.discovery.zookeeper import ZooKeeperDiscovery
 from clientlb.endpoint import Endpoint
 from clientlb.errors import ClosedError, ConfigurationError
@@ -28,30 +24,9 @@ from clientlb.testing import DiscoveryContract
 from tests.conftest import running
 from tests.discovery.forking import run_forking
 from tests.discovery.watching import Watched, watching
+from tests.discovery.zookeeper_writing import check_churn, put, writing
 from tests.servers.process import free_ports, wait_until
-from tests.servers.zookeeper import ZooKeeperEnsemble, ZooKeeperServer
-
-
-@contextmanager
-def writing(hosts: str) -> Iterator[KazooClient]:
-    """Somebody else's client, which writes what we read."""
-    client = KazooClient(hosts, timeout=5.0, connection_retry={"max_tries": -1, "max_delay": 0.5})
-    client.start(15)
-    try:
-        yield client
-    finally:
-        client.stop()
-        client.close()
-
-
-def put(client: KazooClient, service: str, *ports: int, host: str = "10.0.0.1") -> None:
-    for port in ports:
-        data = encode_instance(service, Endpoint(host, port, str(port)))
-        path = f"/services/{service}/{port}"
-        if client.exists(path):
-            client.set(path, data)
-        else:
-            client.create(path, data, makepath=True)
+from tests.servers.zookeeper import OldZooKeeper, ZooKeeperEnsemble, ZooKeeperServer
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +75,20 @@ class TestContract(DiscoveryContract):
         wait_until(lambda: self.client.connected, what="the writer is back")
 
 
+@pytest.fixture(params=["persistent", "one-shot"])
+def discover(request: pytest.FixtureRequest) -> Callable[..., ZooKeeperDiscovery]:
+    """Make a discovery that uses the one or the other kind of watches."""
+
+    def make(server: ZooKeeperServer | ZooKeeperEnsemble, **options: Any) -> ZooKeeperDiscovery:
+        persistent = request.param == "persistent"
+        return ZooKeeperDiscovery(server.hosts, persistent_watches=persistent, **options)
+
+    return make
+
+
+Discover = Callable[..., ZooKeeperDiscovery]
+
+
 @pytest.mark.parametrize(
     ("url", "shown"),
     [
@@ -129,6 +118,7 @@ def test_url(url: str, shown: str) -> None:
         ("zookeeper://zk1?session_timeout=never", "session_timeout"),
         ("zookeeper://zk1?session_timeout=0", "session_timeout"),
         ("zookeeper://zk1?timeout=3", "unknown option 'timeout'"),
+        ("zookeeper://zk1?format=morse", "unknown format 'morse'"),
         ("zookeeper://me:s3cret@zk1:0", "not host:port"),
         ("zookeeper://me:s3cret/x@zk1", "%2F"),
         ("zookeeper://me:x/s3cret@zk1", "%2F"),
@@ -167,18 +157,18 @@ def test_bad_service_name(service: str) -> None:
         ZooKeeperDiscovery("zk1").resolver(service)
 
 
-def test_more_instances_than_go_at_once(zookeeper: ZooKeeperServer, service: str) -> None:
+def test_more_instances_than_go_at_once(zookeeper: ZooKeeperServer, service: str, discover: Discover) -> None:
     ports = range(1000, 1300)
     with writing(zookeeper.hosts) as client:
         put(client, service, *ports)
-        with watching(open_discovery(zookeeper.url), service) as seen:
+        with watching(discover(zookeeper), service) as seen:
             seen.expect(*ports)
             client.delete(f"/services/{service}/1007")
             seen.expect(*(port for port in ports if port != 1007))
 
 
-def test_service_that_is_removed_and_made_again(zookeeper: ZooKeeperServer, service: str) -> None:
-    with writing(zookeeper.hosts) as client, watching(open_discovery(zookeeper.url), service) as seen:
+def test_service_that_is_removed_and_made_again(zookeeper: ZooKeeperServer, service: str, discover: Discover) -> None:
+    with writing(zookeeper.hosts) as client, watching(discover(zookeeper), service) as seen:
         seen.expect()
         for port in (1, 2, 3):
             put(client, service, port)
@@ -188,10 +178,10 @@ def test_service_that_is_removed_and_made_again(zookeeper: ZooKeeperServer, serv
         assert not seen.errors
 
 
-def test_instance_replaced_between_two_reads(zookeeper: ZooKeeperServer, service: str) -> None:
+def test_instance_replaced_between_two_reads(zookeeper: ZooKeeperServer, service: str, discover: Discover) -> None:
     with writing(zookeeper.hosts) as client:
         put(client, service, 1, 2)
-        with watching(open_discovery(zookeeper.url), service) as seen:
+        with watching(discover(zookeeper), service) as seen:
             seen.expect(1, 2)
             for host in ("10.0.0.2", "10.0.0.3", "10.0.0.4"):
                 # in one transaction, so that no reader can see the moment without it
@@ -207,7 +197,7 @@ def test_bad_instances_among_good_ones(
     zookeeper: ZooKeeperServer, service: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     bad = {
-        "not-json": b"10.0.0.1:80",
+        "not-json": b"{nonsense",
         "not-utf8": b"\xff\xfe\x00",
         "empty": b"",
         "list": b"[1, 2]",
@@ -229,6 +219,46 @@ def test_bad_instances_among_good_ones(
             client.set(f"/services/{service}/list", encode_instance(service, Endpoint("10.0.0.1", 4)))
             seen.expect(1, 2, 3, 4)
             assert not seen.errors
+
+
+def test_formats_that_need_more_than_one_node_or_none(
+    zookeeper: ZooKeeperServer, service: str, discover: Discover
+) -> None:
+    """Dubbo's instances are in the names; the weights of a ServerSet in nodes of their own."""
+    path = f"/services/{service}"
+
+    def weights() -> dict[int, float]:
+        return {endpoint.port: endpoint.weight for endpoint in seen.endpoints or ()}
+
+    with writing(zookeeper.hosts) as client, watching(discover(zookeeper), service) as seen:
+        for port in (1, 2):
+            member = {"serviceEndpoint": {"host": "10.0.0.1", "port": port}, "status": "ALIVE", "shard": port}
+            client.create(f"{path}/member_{port:010}", json.dumps(member).encode(), makepath=True)
+        provider = f"{path}/{quote('dubbo://10.0.0.1:3/Orders?timestamp=1&weight=200', safe='')}"
+        client.create(provider)
+        wait_until(lambda: weights() == {1: 1.0, 2: 1.0, 3: 2.0}, what="three instances")
+        vector = {"vector": [{"select": "shard=2", "weight": 0.5, "priority": 1}]}
+        client.create(f"{path}/vector_1", json.dumps(vector).encode())
+        wait_until(lambda: weights() == {1: 1.0, 2: 0.5, 3: 2.0}, what="the vector")
+        client.delete(f"{path}/vector_1")
+        client.delete(provider)
+        wait_until(lambda: weights() == {1: 1.0, 2: 1.0}, what="neither")
+
+
+def test_format_of_the_user(zookeeper: ZooKeeperServer, service: str) -> None:
+    def decode(id: str, data: bytes) -> Endpoint:
+        return Endpoint("10.0.0.1", int(data), "same")  # an id that is not the name, so that two may be one
+
+    with writing(zookeeper.hosts) as client:
+        for name, data in {"a": b"1", "b": b"1", "c": b"2", "d": b"x"}.items():
+            client.create(f"/services/{service}/{name}", data, makepath=True)
+        with watching(ZooKeeperDiscovery(zookeeper.hosts, format=decode), service) as seen:
+            seen.expect(1, 2)
+            assert len(seen.endpoints or ()) == 2
+        with watching(open_discovery(f"{zookeeper.url}?format=address"), service) as seen:
+            seen.expect()
+            client.set(f"/services/{service}/d", b"10.0.0.1:80")
+            seen.expect(80)
 
 
 def test_client_of_the_user(zookeeper: ZooKeeperServer, service: str) -> None:
@@ -349,45 +379,9 @@ def test_kill_and_restart(own_zookeeper: ZooKeeperServer, service: str) -> None:
             seen.expect(1, 2, 3)
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_churn_loses_nothing(own_zookeeper: ZooKeeperServer, service: str, seed: int) -> None:
-    """Random changes from two writers and two crashes of the server: in the end the list is what is there."""
-    path = f"/services/{service}"
-
-    def churn(rng: random.Random) -> None:
-        with writing(own_zookeeper.hosts) as client:
-            client.ensure_path(path)
-            for _ in range(500):
-                port = rng.randrange(1, 60)
-                node = f"{path}/{port}"
-                data = encode_instance(service, Endpoint(f"10.0.0.{rng.randrange(1, 250)}", port))
-                change = rng.choice(["create", "create", "set", "delete", "replace"])
-                with contextlib.suppress(KazooException):  # the other writer was quicker, or the server is down
-                    if change in ("delete", "replace"):
-                        client.delete(node)
-                    if change in ("create", "replace"):
-                        client.create(node, data)
-                    if change == "set":
-                        client.set(node, data)
-
-    with watching(open_discovery(own_zookeeper.url), service) as seen:
-        writers = [threading.Thread(target=churn, args=(random.Random(10 * seed + n),)) for n in range(2)]
-        for writer in writers:
-            writer.start()
-        for _ in range(2):
-            enough = len(seen.updates) + 20
-            wait_until(lambda enough=enough: len(seen.updates) > enough, what="some news")
-            own_zookeeper.restart()
-        for writer in writers:
-            writer.join()
-        with writing(own_zookeeper.hosts) as client:
-            there = {
-                endpoint.address
-                for name in client.get_children(path)
-                if (endpoint := decode_instance(client.get(f"{path}/{name}")[0], id=name)) is not None
-            }
-        assert len(there) > 5
-        wait_until(lambda: {each.address for each in seen.endpoints or ()} == there, what="the lists agree")
+def test_churn_loses_nothing(own_zookeeper: ZooKeeperServer, service: str, discover: Discover) -> None:
+    """Random changes from two writers and a crash of the server: in the end the list is what is there."""
+    check_churn(own_zookeeper, discover(own_zookeeper), service, seed=1, instances=60, changes=300, crashes=1)
 
 
 def test_hanging_server(own_zookeeper: ZooKeeperServer, service: str) -> None:
@@ -433,3 +427,54 @@ def test_leader_killed(zookeeper_cluster: ZooKeeperEnsemble, service: str) -> No
             assert seen.ports == {1, 2}
             put(client, service, 3)
             seen.expect(1, 2, 3)
+
+
+def test_server_before_3_6(zookeeper: ZooKeeperServer, service: str, caplog: pytest.LogCaptureFixture) -> None:
+    with running(OldZooKeeper(zookeeper)) as old, writing(zookeeper.hosts) as client:
+        put(client, service, 1)
+        with caplog.at_level(logging.INFO, "clientlb"), watching(ZooKeeperDiscovery(old.hosts), service) as seen:
+            seen.expect(1)
+            put(client, service, 2)
+            seen.expect(1, 2)
+            client.delete(f"/services/{service}", recursive=True)
+            seen.expect()
+            put(client, service, 3)
+            seen.expect(3)
+            assert not seen.errors
+        assert len(old.refused) == 1  # it is not tried again and again: every try costs the connection
+        assert sum("without persistent watches" in record.getMessage() for record in caplog.records) == 1
+
+
+def test_quorum_lost(zookeeper_cluster: ZooKeeperEnsemble, service: str) -> None:
+    with watching(open_discovery(zookeeper_cluster.url), service) as seen:
+        with writing(zookeeper_cluster.hosts) as client:
+            put(client, service, 1, 2)
+            seen.expect(1, 2)
+        first, second, _ = zookeeper_cluster.servers
+        for server in (first, second):
+            server.kill()
+        seen.expect_error("no session with ZooKeeper")
+        assert seen.ports == {1, 2}
+        for server in (first, second):
+            server.launch()
+        for server in (first, second):
+            server.wait_ready()
+        with writing(zookeeper_cluster.hosts) as client:
+            put(client, service, 3)
+        seen.expect(1, 2, 3)
+
+
+def test_session_that_the_server_ended(own_zookeeper: ZooKeeperServer, service: str, discover: Discover) -> None:
+    """What changed between two sessions is seen, also what looks as if it had not."""
+    with writing(own_zookeeper.hosts) as client:
+        put(client, service, 1, 2)
+        with watching(discover(own_zookeeper, session_timeout=1.0), service) as seen:
+            seen.expect(1, 2)
+            own_zookeeper.signal(signal.SIGSTOP)
+            time.sleep(2.0)  # longer than the session
+            own_zookeeper.signal(signal.SIGCONT)
+            wait_until(lambda: client.connected, what="the writer is back")
+            client.delete(f"/services/{service}/2")
+            put(client, service, 1, host="10.0.0.9")
+            wait_until(lambda: [(e.host, e.port) for e in seen.endpoints or ()] == [("10.0.0.9", 1)], what="the news")
+            seen.expect(1)

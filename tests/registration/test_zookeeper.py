@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import signal
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
 from kazoo.client import KazooClient
 
-from clientlb.discovery import open_discovery
+from clientlb.discovery import Discovery, open_discovery
 from clientlb.endpoint import Endpoint
 from clientlb.errors import ConfigurationError, RegistrationError
 from clientlb.registration import register
 from clientlb.registration.zookeeper import ZooKeeperRegistrar
+from clientlb.testing import RegistrarContract
 from tests.discovery.watching import watching
 from tests.registration.leaving import registered_process
 from tests.servers.process import free_ports, wait_until
@@ -32,6 +34,22 @@ def observing(server: ZooKeeperServer, **more: Any) -> Iterator[KazooClient]:
     finally:
         client.stop()
         client.close()
+
+
+class TestContract(RegistrarContract):
+    """The checks that every registrar has to pass."""
+
+    secret = "s3cret"
+
+    @pytest.fixture(autouse=True)
+    def _registry(self, zookeeper: ZooKeeperServer, service: str) -> None:
+        self.url = f"zookeeper://me:{self.secret}@{zookeeper.hosts}/contract/{service}"
+
+    def make_registrar(self) -> ZooKeeperRegistrar:
+        return ZooKeeperRegistrar.from_url(self.url)
+
+    def make_discovery(self) -> Discovery:
+        return open_discovery(self.url)
 
 
 def names(client: KazooClient, service: str) -> list[str]:
@@ -105,11 +123,17 @@ def test_node_of_a_predecessor_is_replaced(zookeeper: ZooKeeperServer, service: 
 
 
 def test_deleted_node_comes_back(zookeeper: ZooKeeperServer, service: str) -> None:
-    with observing(zookeeper) as client, register(service, port=80, to=zookeeper.url, ttl=6.0) as mine:
+    path = f"/services/{service}"
+    with observing(zookeeper) as client, register(service, port=80, to=zookeeper.url, ttl=30.0, id="one") as mine:
         assert mine.wait(10)
         for _ in range(2):
-            client.delete(f"/services/{service}", recursive=True)
-            wait_until(lambda: len(names(client, service)) == 1, what="it is back")
+            before = owner(client, service)
+            removal = client.transaction()  # the service too, and quicker than we are
+            removal.delete(f"{path}/one")
+            removal.delete(path)
+            assert removal.commit() == [True, True]
+            wait_until(lambda: names(client, service) == ["one"], what="it is back")
+            assert owner(client, service) == before
 
 
 def test_what_changed_is_written(zookeeper: ZooKeeperServer, service: str) -> None:
@@ -140,14 +164,84 @@ def test_server_killed_and_restarted(own_zookeeper: ZooKeeperServer, service: st
 
 
 def test_session_that_the_server_ended(own_zookeeper: ZooKeeperServer, service: str) -> None:
-    with observing(own_zookeeper) as client, register(service, port=80, to=own_zookeeper.url, ttl=2.0) as mine:
+    registrar = ZooKeeperRegistrar(own_zookeeper.hosts)
+    with (
+        observing(own_zookeeper) as client,
+        register(service, port=80, to=registrar, id="one") as mine,
+        watching(open_discovery(own_zookeeper.url), service) as seen,
+    ):
         assert mine.wait(10)
+        seen.expect(80)
+        first = owner(client, service)
+        end_session(own_zookeeper.hosts, client_of(registrar))
+        wait_until(lambda: owner(client, service) not in (first, None), 3.0, "registered again, in a new session")
+        seen.expect(80)
+    registrar.close()
+
+
+def test_session_that_ended_while_the_server_hung(own_zookeeper: ZooKeeperServer, service: str) -> None:
+    with observing(own_zookeeper) as client, register(service, port=80, to=own_zookeeper.url, ttl=1.0) as mine:
+        assert mine.wait(10)
+        path = f"/services/{service}/{mine.endpoint.id}"
         own_zookeeper.signal(signal.SIGSTOP)
-        time.sleep(4.0)  # longer than the session: the server then ends it
+        time.sleep(2.0)  # longer than the session: the server then ends it
         own_zookeeper.signal(signal.SIGCONT)
         wait_until(lambda: client.connected, what="the observer is back")
-        path = f"/services/{service}/{mine.endpoint.id}"
         wait_until(lambda: client.exists(path), what="registered again")
+
+
+def test_two_servers_with_one_id_do_not_fight_without_end(
+    zookeeper: ZooKeeperServer, service: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = f"/services/{service}/one"
+    with observing(zookeeper) as client, ExitStack() as closing:
+        created: list[int] = []
+
+        def look(event: Any = None) -> None:
+            stat = client.exists(path, watch=look)
+            if stat is not None and stat.czxid not in created:
+                created.append(stat.czxid)
+
+        look()
+        registrars = [ZooKeeperRegistrar(zookeeper.hosts, session_timeout=timeout) for timeout in (4.0, 5.0)]
+        mine = [closing.enter_context(register(service, port=80, to=registrar, id="one")) for registrar in registrars]
+        wait_until(lambda: any("same id" in str(each.last_error) for each in mine), what="they noticed")
+        started = time.monotonic()
+        before = len(created)
+        wait_until(lambda: time.monotonic() > started + 2.0, what="two seconds of it")
+        assert len(created) < before + 5
+        assert client.exists(path)  # all the same there is always one
+        assert "does another server have the same id?" in caplog.text
+    for registrar in registrars:
+        registrar.close()
+
+
+def test_detached_registrations_are_forgotten(zookeeper: ZooKeeperServer) -> None:
+    registrar, woken = ZooKeeperRegistrar(zookeeper.hosts), threading.Event()
+    registrar.attach(woken.set)
+    registrar.detach(woken.set)
+    registrar.detach(woken.set)
+    registrar.announce("orders", Endpoint("10.0.0.1", 80, "detached"), 10.0)
+    assert not woken.is_set()
+    registrar.close()
+
+
+def owner(client: KazooClient, service: str) -> int | None:
+    stat = client.exists(f"/services/{service}/one")
+    return stat and stat.ephemeralOwner
+
+
+def client_of(registrar: ZooKeeperRegistrar) -> KazooClient:
+    assert registrar._loan is not None
+    return registrar._loan.value.client
+
+
+def end_session(hosts: str, client: KazooClient) -> None:
+    """Take over the session of a client, and end it: so it expires without a wait."""
+    thief = KazooClient(hosts, client_id=client.client_id)
+    thief.start()
+    thief.stop()
+    thief.close()
 
 
 def test_unreachable(service: str) -> None:
