@@ -1,56 +1,84 @@
-"""Discovery from Consul: one thread per service asks `/v1/health/service/NAME` and waits for its answer to change.
+"""Discovery from Consul: blocking queries for `/v1/health/service/NAME`, on a bounded number of threads.
 
-A blocking query sends the index of the last answer and returns when there is a newer one, or after `wait`. The index
-is a hint, not a version: it goes back when servers restart, and what an error carries is meaningless. Hence the rules
-of `_next_index`, and index 0 (answer now) after every failure: with a stale index, a change would be seen only at the
-end of the wait.
+A resolver delivers what the agent says, as it says it; only what is no answer is an error. Whether to believe a list
+that suddenly shrank is for the guard of the balancer to judge, as with every registry.
 """
 
 from __future__ import annotations
 
-import json
+import os
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, Unpack
 
 from clientlb.discovery._backoff import Backoff
-from clientlb.discovery._consul_http import Answer, ConsulAddress, ConsulError, ConsulHTTP, path
+from clientlb.discovery._consul_address import ConnectionOptions, ConsulAddress
+from clientlb.discovery._consul_crew import Crew
+from clientlb.discovery._consul_datacenters import Datacenters
+from clientlb.discovery._consul_failover import FailoverRule
+from clientlb.discovery._consul_health import HealthReader
+from clientlb.discovery._consul_http import ConsulHTTP
+from clientlb.discovery._consul_query import CONSISTENCIES, Consistency, HealthQuery, OldAnswerError
 from clientlb.discovery.base import Listener
-from clientlb.discovery.decode import InstanceDecoder
 from clientlb.discovery.feed import Feed
-from clientlb.discovery.url import checked_seconds
+from clientlb.discovery.url import checked_seconds, seconds_option
 from clientlb.errors import ClosedError, ConfigurationError, DiscoveryError
 
+Health = Literal["passing", "passing+warning"]
+"""Which instances get calls."""
+
+DEFAULT_WAIT = 15.0
+DEFAULT_MAX_STALE = 10.0
+DEFAULT_PATIENCE = 10.0
+DEFAULT_CONNECTIONS = 64
+DEFAULT_TURN_WITHIN = 10.0
+DEFAULT_FAILOVER_AFTER = 5.0
+DEFAULT_FAILBACK_AFTER = 10.0
+
 _MAX_WAIT = 600.0  # Consul's own limit
-_GRACE = 10.0  # seconds that an answer may take beyond its wait: without a leader, a server tries for 7
 _CLOSE_PATIENCE = 0.5
-_GRACE_AFTER_OUTAGE = 10.0  # seconds; owners renew every third of their lease, which is as long as this by default
-_FROM_TAGS = ("zone", "version", "secure", "weight")
-_MAINTENANCE = ("_service_maintenance:", "_node_maintenance")  # checks that an operator's command adds
-_NOTHING: Mapping[str, Any] = {}
+_LONGEST_PAUSE = 1.5  # seconds to the next question in an outage: two after its end, the list is to be right again
+_TEXT_OPTIONS = ("dc", "near", "filter", "consistency")
+_SECONDS_OPTIONS = ("wait", "max_stale", "patience", "turn_within", "failover_after", "failback_after")
+_LIST_OPTIONS = ("tag", "failover")
+_OPTIONS = (*_TEXT_OPTIONS, *_SECONDS_OPTIONS, *_LIST_OPTIONS, "health", "max_connections")
+_OF_THE_REGISTRAR = ("check", "check_interval", "check_timeout", "deregister_after")  # one URL serves both sides
 
 
 class ConsulDiscovery:
-    """The services that one Consul agent knows of. Only instances whose checks all pass get calls.
+    """The services that one Consul agent knows of.
 
-    What is not given comes from `CONSUL_HTTP_ADDR`, `CONSUL_HTTP_TOKEN`, `CONSUL_HTTP_TOKEN_FILE`,
-    `CONSUL_HTTP_SSL` and `CONSUL_CACERT`, as for Consul's own tools.
+    An instance gets calls if all its checks pass, those of its node included; with `health="passing+warning"` also if
+    the worst one warns, with its weight for that. Whose node is lost or in maintenance gets none.
 
     Args:
-        host: The agent (default 127.0.0.1).
-        port: Its HTTP port (default 8500).
-        token: ACL token; it needs `service:read` and `node:read`. Without the second, Consul shows an empty list.
-        token_file: File with the token.
+        host: The agent (default `CONSUL_HTTP_ADDR`, or 127.0.0.1).
+        port: Its HTTP port (default as for the host, or 8500).
         dc: Datacenter to ask for (default: the agent's own).
-        tag: Only instances with this tag.
-        tls: Speak HTTPS.
-        ca_file: Certificates to trust.
-        wait: Seconds after which a query without news returns (default 30): the longest that a change goes unseen
-            if the agent forgot about the query.
+        failover: Datacenters to use instead while `dc` has no instances or cannot be asked: the first that has some.
+            Endpoints from there say so in their metadata (`datacenter`).
+        failover_after: Seconds for which that must last (default 5: longer than an election).
+        failback_after: Seconds for which `dc` must have instances before it is used again (default 10).
+        tag: Only instances with this tag, or with all of these.
+        near: A node, or `_agent`: the list comes in the order of the distance from it, instead of that of the ids.
+        filter: An expression of Consul's own, such as `Service.Meta.stage == "live"`.
+        health: `passing` (default) or `passing+warning`.
+        consistency: Who may answer: `stale` (default) any server, so that an election is no outage; `default` the
+            leader; `consistent` a leader that asks its peers; `cached` also the agent alone.
+        max_stale: Seconds that an answer may be behind the leader before it is asked itself (default 10).
+        wait: Seconds after which a query without news returns (default 15). An agent that hangs is noticed after that,
+            a sixteenth of it and `patience`.
+        patience: Seconds that an answer may take beyond its wait (default 10: without a leader, servers try for 7).
+        max_connections: The most connections to the agent, each with a thread (default 64; an agent allows 200 per
+            address of a client). With more services than three quarters of it, they take turns.
+        turn_within: Seconds within which each service has its turn then (default 10): a change is seen that late at
+            worst.
         client: A `consul.Consul` object of python-consul or py-consul whose HTTP client is used instead of our own.
             A query that waits in it cannot be ended: its thread outlives `close()` by up to `wait`, in silence.
+        **connection: Token, TLS, unix socket, namespace: see `ConnectionOptions`. A token needs `service:read` and
+            `node:read`; without the second, Consul shows an empty list.
 
     Raises:
         ConfigurationError: An argument or a variable that cannot be right.
@@ -61,40 +89,72 @@ class ConsulDiscovery:
         host: str = "",
         port: int = 0,
         *,
-        token: str | None = None,
-        token_file: str | None = None,
         dc: str | None = None,
-        tag: str | None = None,
-        tls: bool | None = None,
-        ca_file: str | None = None,
-        wait: float = 30.0,
+        failover: Iterable[str] = (),
+        failover_after: float = DEFAULT_FAILOVER_AFTER,
+        failback_after: float = DEFAULT_FAILBACK_AFTER,
+        tag: str | Iterable[str] | None = None,
+        near: str | None = None,
+        filter: str | None = None,
+        health: Health = "passing",
+        consistency: Consistency = "stale",
+        max_stale: float = DEFAULT_MAX_STALE,
+        wait: float = DEFAULT_WAIT,
+        patience: float = DEFAULT_PATIENCE,
+        max_connections: int = DEFAULT_CONNECTIONS,
+        turn_within: float = DEFAULT_TURN_WITHIN,
         client: Any = None,
+        **connection: Unpack[ConnectionOptions],
     ) -> None:
         if checked_seconds("wait", wait) > _MAX_WAIT:
             raise ConfigurationError(f"wait is at most {_MAX_WAIT:g} seconds; not {wait!r}")
+        if consistency not in CONSISTENCIES:
+            raise ConfigurationError(f"consistency is one of {', '.join(CONSISTENCIES)}; not {consistency!r}")
+        if health not in ("passing", "passing+warning"):
+            raise ConfigurationError(f"health is passing or passing+warning; not {health!r}")
+        if not isinstance(max_connections, int) or isinstance(max_connections, bool) or max_connections < 1:
+            raise ConfigurationError(f"max_connections is a number from 1; not {max_connections!r}")
+        if isinstance(failover, str):
+            raise ConfigurationError(f"failover is a list of datacenters; not the text {failover!r}")
         if client is None:
-            self._address = ConsulAddress(host, port, token, token_file, tls, ca_file)
+            self._address = ConsulAddress(host, port, **connection)
         else:
-            self._address = ConsulAddress.of_client(client, token, token_file)
+            self._address = ConsulAddress.of_client(client, connection)
+        self._datacenters = (dc, *failover)
+        tags = [tag] if isinstance(tag, str) else list(tag or ())
+        asked = (("tag", tags), ("near", near), ("filter", filter))
+        self._parameters: dict[str, str | list[str]] = {name: value for name, value in asked if value}
+        self._health = health
+        self._consistency: Consistency = consistency
+        self._max_stale = checked_seconds("max_stale", max_stale)
+        self._patience = checked_seconds("patience", patience)
+        self._failover_after = checked_seconds("failover_after", failover_after)
+        self._failback_after = checked_seconds("failback_after", failback_after)
+        self._turn_within = checked_seconds("turn_within", turn_within)
         self._wait = wait
-        self._parameters = {name: value for name, value in (("dc", dc), ("tag", tag)) if value}
+        self._max_connections = max_connections
         self._client = client
         self._closed = False
+        self._lock = threading.Lock()
+        self._crew: Crew | None = None
         self._resolvers: weakref.WeakSet[ConsulResolver] = weakref.WeakSet()
 
     @classmethod
     def from_url(cls, url: str) -> ConsulDiscovery:
-        """Read `consul://[host[:port]][?dc=…&tag=…&token_file=…&token=…&tls=true&ca_file=…]`."""
-        address, options = ConsulAddress.from_url(url, ("dc", "tag"))
-        return cls(
-            address.host,
-            address.port,
-            token=address.token,
-            tls=address.tls,
-            ca_file=address.ca_file,
-            dc=options.get("dc"),
-            tag=options.get("tag"),
-        )
+        """Read `consul://[host[:port]][?dc=…&tag=…]` or `consul:///path/of/socket[?…]`.
+
+        Options are the arguments of this class; `tag` and `failover` take several values with commas between them.
+        """
+        connection, options = ConsulAddress.read_url(url, (*_OPTIONS, *_OF_THE_REGISTRAR))
+        given: dict[str, Any] = {name: options[name] for name in _TEXT_OPTIONS if name in options}
+        given |= {name: seconds_option(options, name, 0.0) for name in _SECONDS_OPTIONS if name in options}
+        given |= {name: [each for each in options.get(name, "").split(",") if each] for name in _LIST_OPTIONS}
+        if "health" in options:
+            given["health"] = options["health"].replace(" ", "+")  # in a query, "+" stands for a space
+        if "max_connections" in options:
+            number = options["max_connections"]
+            given["max_connections"] = int(number) if number.isdecimal() else number
+        return cls(**connection, **given)
 
     def resolver(self, service: str) -> ConsulResolver:
         """Make the resolver of one service."""
@@ -102,204 +162,144 @@ class ConsulDiscovery:
             raise ConfigurationError("consul: the name of the service is empty")
         if self._closed:
             raise ClosedError(f"{self} is closed")
-        resolver = ConsulResolver(service, self._address, self._parameters, self._wait, self._client)
+        name = f"{service} in {self._address}"
+        queries = [self._query(service, name, place, datacenter) for place, datacenter in enumerate(self._datacenters)]
+        source: HealthQuery | Datacenters = queries[0]
+        if len(queries) > 1:
+            source = Datacenters(name, queries, FailoverRule(self._failover_after, self._failback_after))
+        resolver = ConsulResolver(service, self._address, source, self._crew_of_this_process)
         self._resolvers.add(resolver)
         return resolver
 
     def close(self) -> None:
         """Close the resolvers, and wait half a second for all of them together. Idempotent."""
         self._closed = True
-        _close(list(self._resolvers))
+        closing = [resolver for resolver in self._resolvers if resolver.begin_close()]
+        crew, deadline = self._crew, time.monotonic() + _CLOSE_PATIENCE
+        if crew is not None and crew.pid == os.getpid():
+            crew.close()
+        for resolver in closing:
+            resolver.finish_close(deadline)
+        if closing and crew is not None and self._client is None:
+            crew.join(deadline)
 
     def __str__(self) -> str:
         return str(self._address)
 
+    def _query(self, service: str, name: str, place: int, datacenter: str | None) -> HealthQuery:
+        elsewhere = {"datacenter": datacenter} if place and datacenter else {}
+        reader = HealthReader(
+            name,
+            warning=self._health == "passing+warning",
+            sort="near" not in self._parameters,
+            attributes=elsewhere,
+        )
+        return HealthQuery(
+            service,
+            reader,
+            {**self._parameters, **({"dc": datacenter} if datacenter else {})},
+            consistency=self._consistency,
+            max_stale=self._max_stale,
+            patience=self._patience,
+            has_token=self._address.token is not None,
+        )
+
+    def _crew_of_this_process(self) -> Crew:
+        if self._crew is not None and self._crew.pid != os.getpid():
+            self._lock, self._crew = threading.Lock(), None  # forked: the threads are the parent's
+        with self._lock:
+            if self._crew is None:
+                self._crew = Crew(self._connect, self._max_connections, self._wait, self._turn_within)
+            crew = self._crew
+        if self._closed:  # asked last: `close` says so first, and then looks for a crew
+            crew.close()
+            raise ClosedError(f"{self} is closed")
+        return crew
+
+    def _connect(self) -> ConsulHTTP:
+        return ConsulHTTP(self._address, self._client)
+
 
 class ConsulResolver:
-    """Watches one service on a thread and a connection of its own."""
+    """Watches one service: a member of the crew asks for it, and it tells the listener."""
 
     def __init__(
-        self, service: str, address: ConsulAddress, parameters: Mapping[str, str], wait: float, client: Any
+        self,
+        service: str,
+        address: ConsulAddress,
+        source: HealthQuery | Datacenters,
+        crew: Callable[[], Crew],
     ) -> None:
         self._service = service
         self._address = address
-        self._parameters = parameters
-        self._wait = wait
-        self._client = client
-        self._closing = threading.Event()
+        self._source = source
+        self._find_crew = crew
+        self._crew: Crew | None = None
         self._feed: Feed | None = None
-        self._http: ConsulHTTP | None = None
-        self._thread: threading.Thread | None = None
+        self._closed = threading.Event()
+        self._has_list = False
+        self._backoff, self._pace = Backoff(longest=_LONGEST_PAUSE), _Pace()
+
+    @property
+    def node_lost(self) -> int:
+        """Instances of the last answer whose own checks pass, but whose node the cluster has lost."""
+        return self._source.reader.node_lost
+
+    @property
+    def skipped(self) -> int:
+        """Instances of the last answer that could not be read."""
+        return self._source.reader.skipped
 
     def start(self, listener: Listener) -> None:
         """Begin to watch. Returns at once; raises ClosedError after `close`."""
         name = f"{self._service} in {self._address}"
-        if self._closing.is_set():
+        if self._closed.is_set():
             raise ClosedError(f"the watch of {name} is closed")
-        self._feed = feed = Feed(listener, name)
-        self._http = http = ConsulHTTP(self._address, self._client)
-        decoder = InstanceDecoder(name)
-        self._thread = threading.Thread(
-            target=self._run, args=(http, feed, decoder), name=f"clientlb-consul-{self._service}", daemon=True
-        )
-        self._thread.start()
+        self._feed = Feed(listener, name)
+        self._crew = self._find_crew()
+        self._crew.add(self)
+        if self._closed.is_set():  # by another thread, which may have found nothing to close
+            self._feed.close(patience=0.0)
+            self._crew.drop(self)
 
     def close(self) -> None:
         """Stop watching. Idempotent; nothing is delivered afterwards."""
-        _close([self])
+        if self.begin_close():
+            self.finish_close(time.monotonic() + _CLOSE_PATIENCE)
 
     def begin_close(self) -> bool:
-        """Tell the thread to end, without waiting for it; False if it was told before."""
-        if self._closing.is_set():
+        """Say that no more news is wanted, without waiting; False if that was said before, or in another process."""
+        if self._closed.is_set():
             return False
-        self._closing.set()
-        if self._feed is not None:
-            self._feed.close(patience=0.0)
-        if self._http is not None:
-            self._http.close()
+        self._closed.set()
+        if self._crew is None or self._feed is None or self._crew.pid != os.getpid():
+            return False
+        self._feed.close(patience=0.0)
+        self._crew.drop(self)
         return True
 
     def finish_close(self, deadline: float) -> None:
-        """Wait for a delivery that is under way, and for the thread, until the monotonic clock says `deadline`."""
+        """Wait for a delivery that is under way, until the monotonic clock says `deadline`."""
         if self._feed is not None:
-            self._feed.close(patience=_until(deadline))
-        if self._thread is not None and self._client is None and self._thread is not threading.current_thread():
-            self._thread.join(_until(deadline))
+            self._feed.close(patience=max(0.0, deadline - time.monotonic()))
 
-    def _run(self, http: ConsulHTTP, feed: Feed, decoder: InstanceDecoder) -> None:
-        backoff, pace, grace = Backoff(), _Pace(), _Grace()
-        index = 0
-        while not self._closing.is_set():
-            try:
-                answer = self._ask(http, index, grace.left(time.monotonic()))
-                index = _next_index(index, answer)
-                endpoints = decoder.decode_all(grace.alive(*_instances(answer), time.monotonic()))
-            except Exception as error:  # whatever it is, the watch goes on
-                index = 0
-                grace.outage()
-                reason = str(error) or type(error).__name__
-                feed.error(DiscoveryError(f"{self._address}: asking for {self._service} failed: {reason}"))
-                self._closing.wait(backoff.failed())
-            else:
-                backoff.succeeded()
-                feed.update(endpoints)
-                self._closing.wait(pace.pause(time.monotonic()))
-
-    def _ask(self, http: ConsulHTTP, index: int, at_most: float | None) -> Answer:
-        wait = self._wait if at_most is None else min(self._wait, at_most)
-        # Consul adds up to a sixteenth to the wait, so that not all watches come back at once
-        silence = _GRACE + (wait * 17 / 16 if index else 0.0)
-        question = {"index": str(index), "wait": f"{wait * 1000:.0f}ms", **self._parameters}
-        return http.get(path("health", "service", self._service), silence, question)
-
-
-def _close(resolvers: Iterable[ConsulResolver]) -> None:
-    """Close many at the price of one: all are told before one is waited for."""
-    closing = [resolver for resolver in resolvers if resolver.begin_close()]
-    deadline = time.monotonic() + _CLOSE_PATIENCE
-    for resolver in closing:
-        resolver.finish_close(deadline)
-
-
-def _until(deadline: float) -> float:
-    return max(0.0, deadline - time.monotonic())
-
-
-def _next_index(index: int, answer: Answer) -> int:
-    """The index to ask with next: never below 1, and 0 (answer now) if it went back: the servers lost their state."""
-    try:
-        given = int(answer.headers["X-Consul-Index"])
-    except (KeyError, ValueError):
-        raise ConsulError("the answer has no X-Consul-Index: this is not a Consul agent") from None
-    return 0 if given < index else max(given, 1)
-
-
-def _instances(answer: Answer) -> tuple[dict[str, bytes], dict[str, bytes]]:
-    """The instances whose checks all pass, and those that seem dead, as plain JSON documents by node and id.
-
-    Who is in maintenance is in neither: somebody took it out on purpose.
-    """
-    entries = answer.json()
-    if not isinstance(entries, list):
-        raise ConsulError(f"a list was expected, not {type(entries).__name__}")
-    if not entries and answer.headers.get("X-Consul-Results-Filtered-By-ACLs") == "true":
-        raise ConsulError("the token may not see the instances: it needs service:read and node:read")
-    passing: dict[str, bytes] = {}
-    others: dict[str, bytes] = {}
-    for entry in entries:
-        node, service = _mapping(entry, "Node"), _mapping(entry, "Service")
-        # An id is unique only within its node.
-        id = f"{node.get('Node')}/{service.get('ID')}"
-        if not _in_maintenance(entry):
-            (passing if _passes(entry) else others)[id] = json.dumps(_document(node, service)).encode()
-    return passing, others
-
-
-def _passes(entry: Any) -> bool:
-    checks = entry.get("Checks") if isinstance(entry, Mapping) else None
-    if not isinstance(checks, list):
-        return True  # no checks at all: Consul counts that as passing
-    return all(isinstance(check, Mapping) and check.get("Status") == "passing" for check in checks)
-
-
-def _in_maintenance(entry: Any) -> bool:
-    checks = entry.get("Checks") if isinstance(entry, Mapping) else None
-    return isinstance(checks, list) and any(
-        isinstance(check, Mapping)
-        and check.get("Status") == "critical"
-        and str(check.get("CheckID")).startswith(_MAINTENANCE)
-        for check in checks
-    )
-
-
-def _document(node: Mapping[str, Any], service: Mapping[str, Any]) -> dict[str, Any]:
-    """One instance in the form that `decode_instance` reads."""
-    listed = service.get("Tags")
-    tags = [tag for tag in listed if isinstance(tag, str)] if isinstance(listed, list) else []
-    attributes: dict[str, Any] = {"tags": ",".join(tags)} if tags else {}
-    attributes["weight"] = _mapping(service, "Weights").get("Passing", 1)
-    # older Spring Cloud writes its metadata as tags
-    pairs = (tag.partition("=") for tag in tags)
-    attributes |= {key: value for key, _, value in pairs if key in _FROM_TAGS and value}
-    attributes |= _mapping(service, "Meta")
-    host = service.get("Address") or node.get("Address")
-    return {"host": host, "port": service.get("Port"), "metadata": attributes}
-
-
-def _mapping(value: Any, key: str) -> Mapping[str, Any]:
-    """`value[key]` if both are objects; what strangers registered may be anything."""
-    inner = value.get(key) if isinstance(value, Mapping) else None
-    return inner if isinstance(inner, Mapping) else _NOTHING
-
-
-class _Grace:
-    """After an outage, whoever was alive before it stays alive for 10 s, as long as Consul still knows of it.
-
-    An agent that was away longer than the leases takes all servers for dead, one after another, until they renew.
-    The price: who really died in the outage is dropped 10 s late. Who deregistered, or is in maintenance, is dropped
-    at once: that is somebody's will, not a lease that ran out.
-    """
-
-    def __init__(self) -> None:
-        self._alive: dict[str, bytes] = {}
-        self._until = 0.0
-        self._outage = False
-
-    def outage(self) -> None:
-        """Consul did not answer."""
-        self._outage = True
-
-    def alive(self, passing: dict[str, bytes], others: dict[str, bytes], now: float) -> dict[str, bytes]:
-        """Return the instances that get calls, in a stable order."""
-        if self._outage:
-            self._outage, self._until = False, now + _GRACE_AFTER_OUTAGE
-        kept = {id: data for id, data in others.items() if id in self._alive} if now < self._until else {}
-        self._alive = dict(sorted({**kept, **passing}.items()))
-        return self._alive
-
-    def left(self, now: float) -> float | None:
-        """Seconds after which Consul has to be asked again, news or not; None without a grace."""
-        return max(0.1, self._until - now) if now < self._until else None
+    def ask(self, http: ConsulHTTP, wait: float) -> float:
+        """Ask once and tell the listener; return the seconds until the next question. For the crew."""
+        feed = self._feed
+        if feed is None or self._closed.is_set():
+            return 0.0
+        try:
+            endpoints = self._source.ask(http, wait)
+        except Exception as error:  # whatever it is, the watch goes on
+            if isinstance(error, OldAnswerError) and not self._has_list:
+                feed.update(error.endpoints)  # better than nothing
+            reason = str(error) or type(error).__name__
+            feed.error(DiscoveryError(f"{self._address}: asking for {self._service} failed: {reason}"))
+            return self._backoff.failed()
+        self._backoff.succeeded()
+        self._has_list = True
+        feed.update(endpoints)
+        return self._pace.pause(time.monotonic())
 
 
 class _Pace:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -36,9 +37,12 @@ def entry(
 
 
 class ScriptedAgent:
-    """Answers every request with `script(query)`; keeps queries and headers."""
+    """Answers every GET with `script(query)`; keeps paths, queries and headers."""
 
-    def __init__(self, script: Callable[[dict[str, str]], Reply]) -> None:
+    def __init__(
+        self, script: Callable[[dict[str, str]], Reply], family: socket.AddressFamily = socket.AF_INET
+    ) -> None:
+        self.paths: list[str] = []
         self.queries: list[dict[str, str]] = []
         self.headers: list[dict[str, str]] = []
         agent = self
@@ -47,7 +51,8 @@ class ScriptedAgent:
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
-                query = dict(parse_qsl(urlsplit(self.path).query))
+                query = dict(parse_qsl(urlsplit(self.path).query, keep_blank_values=True))
+                agent.paths.append(self.path)
                 agent.queries.append(query)
                 agent.headers.append({name.lower(): value for name, value in self.headers.items()})
                 reply = script(query)
@@ -64,7 +69,11 @@ class ScriptedAgent:
             def log_message(self, format: str, *args: Any) -> None:
                 """Say nothing."""
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        class Server(ThreadingHTTPServer):
+            address_family = family
+
+        host = "::1" if family == socket.AF_INET6 else "127.0.0.1"
+        self._server = Server((host, 0), Handler)
         self._server.daemon_threads = True
         self.port = self._server.server_address[1]
         self.url = f"consul://127.0.0.1:{self.port}"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import socket
 import threading
 import time
@@ -15,12 +17,13 @@ import consul as consul_module
 import pytest
 
 from clientlb.discovery import Discovery, open_discovery
-from clientlb.discovery.consul import ConsulDiscovery, _Grace
+from clientlb.discovery.consul import ConsulDiscovery
 from clientlb.endpoint import Endpoint
 from clientlb.errors import ClosedError, ConfigurationError
 from clientlb.registration.consul import ConsulRegistrar
 from clientlb.testing import DiscoveryContract
 from tests.conftest import running
+from tests.discovery.consul_churn import churn
 from tests.discovery.forking import run_forking
 from tests.discovery.scripted_agent import Reply, ScriptedAgent, entry
 from tests.discovery.watching import Watched, watching
@@ -66,13 +69,11 @@ class TestContract(DiscoveryContract):
         self.server.start()
 
 
-VARIABLES = ["ADDR", "TOKEN", "TOKEN_FILE", "SSL"]
-
-
 @pytest.fixture(autouse=True)
 def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [*(f"CONSUL_HTTP_{name}" for name in VARIABLES), "CONSUL_CACERT"]:
-        monkeypatch.delenv(name, raising=False)
+    for name in os.environ:
+        if name.startswith("CONSUL_"):
+            monkeypatch.delenv(name)
 
 
 def put(server: ConsulServer, service: str, *ports: int, token: str = "", **more: Any) -> None:
@@ -108,6 +109,12 @@ def test_url(url: str, shown: str) -> None:
         ("consul://s3cret@agent", "token_file"),
         ("consul://agent?tls=maybe", "true or false"),
         ("consul://agent?datacenter=east", "unknown option 'datacenter'"),
+        ("consul://agent?health=good", "passing or passing.warning"),
+        ("consul://agent?consistency=strong", "stale, default, consistent, cached"),
+        ("consul://agent?max_connections=many", "max_connections"),
+        ("consul://agent?max_connections=0", "max_connections"),
+        ("consul://agent?max_stale=soon", "max_stale"),
+        ("consul://agent?tls_verify=0", "true or false"),
         ("consul://agent?token_file=/does/not/exist", "token file"),
         ("consul://me:s3cret@agent:8500", "token_file"),
         ("consul://me:x/s3cret@agent:8500", "token_file"),
@@ -136,6 +143,7 @@ def test_bad_wait(wait: float) -> None:
         ("agent", "consul://agent:8500"),
         ("https://agent:8501", "consul://agent:8501"),
         ("http://[::1]:8501/", "consul://[::1]:8501"),
+        ("unix:///run/consul.sock", "consul:///run/consul.sock"),
     ],
 )
 def test_address_from_the_environment(variable: str, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,8 +170,9 @@ def test_bad_arguments(arguments: dict[str, Any], problem: str) -> None:
     assert "s3cr" not in str(caught.value)
 
 
-def test_address_in_the_environment_that_we_cannot_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CONSUL_HTTP_ADDR", "unix:///run/consul.sock")
+@pytest.mark.parametrize("address", ["ftp://agent:8500", "unix://run/consul.sock", "agent:port"])
+def test_address_in_the_environment_that_we_cannot_use(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONSUL_HTTP_ADDR", address)
     with pytest.raises(ConfigurationError, match="CONSUL_HTTP_ADDR"):
         open_discovery("consul://")
 
@@ -307,13 +316,14 @@ def test_the_environment_does_not_overrule_an_address(
 
 
 def test_closing_ends_the_query(consul: ConsulServer, service: str) -> None:
-    def threads() -> list[str]:
-        return [thread.name for thread in threading.enumerate() if service in thread.name]
+    def threads() -> set[threading.Thread]:
+        return {thread for thread in threading.enumerate() if thread.name.startswith("clientlb-consul-")}
 
+    before = threads()
     with watching(open_discovery(consul.url), service) as seen:
         seen.expect()
-        assert len(threads()) == 1
-    wait_until(lambda: not threads(), timeout=2.0, what="the thread ended")
+        assert len(threads() - before) == 1
+    wait_until(lambda: not threads() - before, timeout=2.0, what="the thread ended")
 
 
 def test_fork(consul: ConsulServer, service: str) -> None:
@@ -396,49 +406,6 @@ def test_bad_answers_keep_the_list(service: str, reply: Reply, problem: str) -> 
         assert [query["index"] for query in agent.queries[:4]] == ["0", "5", "0", "0"]
 
 
-def test_after_an_outage_living_servers_are_not_taken_for_dead(service: str) -> None:
-    """An agent that was away longer than the leases finds them ended, and says so of one server after another."""
-
-    def critical(port: int, id: str) -> dict[str, Any]:
-        return {**entry(port, id=id), "Checks": [{"CheckID": f"service:{id}", "Status": "critical"}]}
-
-    one, two = entry(1, id="one"), entry(2, id="two")
-    answers = [
-        Reply([one, two], index=5),
-        Reply(status=500, body=b"No cluster leader"),
-        Reply([critical(1, "one"), two], index=6),
-        Reply([critical(1, "one"), critical(2, "two"), critical(3, "three")], index=7),
-        Reply([one, critical(2, "two"), critical(3, "three")], index=8),
-        Reply([critical(2, "two"), critical(3, "three")], index=9),  # the first one has deregistered
-    ]
-
-    def script(query: dict[str, str]) -> Reply:
-        return answers.pop(0) if len(answers) > 1 else answers[0]
-
-    with ScriptedAgent(script) as agent, watching(open_discovery(agent.url), service) as seen:
-        seen.expect(2)
-        updates = [{endpoint.port for endpoint in update} for update in seen.updates]
-        assert [ports for index, ports in enumerate(updates) if ports != updates[index - 1]] == [{1, 2}, {2}]
-
-
-@pytest.mark.parametrize("check", ["_service_maintenance:one", "_node_maintenance"])
-def test_after_an_outage_maintenance_counts_at_once(service: str, check: str) -> None:
-    maintained = {**entry(1, id="one"), "Checks": [{"CheckID": check, "Status": "critical"}]}
-    dead = {**entry(2, id="two"), "Checks": [{"CheckID": "service:two", "Status": "critical"}]}
-    answers = [
-        Reply([entry(1, id="one"), entry(2, id="two")], index=5),
-        Reply(status=500, body=b"No cluster leader"),
-        Reply([maintained, dead], index=6),
-    ]
-
-    def script(query: dict[str, str]) -> Reply:
-        return answers.pop(0) if len(answers) > 1 else answers[0]
-
-    with ScriptedAgent(script) as agent, watching(open_discovery(agent.url), service) as seen:
-        seen.expect(2, timeout=5.0)
-        assert all(endpoints for endpoints in seen.updates)
-
-
 def test_maintenance(consul: ConsulServer, service: str) -> None:
     put(consul, service, 1, 2)
     with watching(open_discovery(consul.url), service) as seen:
@@ -447,20 +414,6 @@ def test_maintenance(consul: ConsulServer, service: str) -> None:
         seen.expect(2)
         consul.request("PUT", f"/v1/agent/service/maintenance/{service}-1?enable=false")
         seen.expect(1, 2)
-
-
-def test_the_grace_after_an_outage_ends() -> None:
-    grace, one, two = _Grace(), {"one": b"1"}, {"two": b"2"}
-    assert grace.alive({**two, **one}, {}, 0.0) == {**one, **two}
-    assert grace.alive(two, one, 1.0) == two, "without an outage Consul is believed at once"
-    assert grace.left(1.0) is None
-    grace.outage()
-    assert grace.alive(one, two, 100.0) == {**one, **two}
-    assert grace.left(104.0) == 6.0
-    assert grace.alive({}, {**one, **two}, 109.0) == {**one, **two}
-    assert grace.alive({}, two, 109.5) == two, "who deregistered is gone"
-    assert grace.left(110.0) is None
-    assert grace.alive({}, two, 110.0) == {}
 
 
 def test_index_that_goes_back(service: str) -> None:
@@ -472,6 +425,107 @@ def test_index_that_goes_back(service: str) -> None:
     with ScriptedAgent(script) as agent, watching(open_discovery(agent.url), service):
         wait_until(lambda: len(agent.queries) >= 6, what="six questions")
     assert [query["index"] for query in agent.queries[:6]] == ["0", "7", "9", "0", "4", "0"]
+
+
+def behind(seconds: float) -> dict[str, str]:
+    return {"X-Consul-LastContact": str(round(seconds * 1000)), "X-Consul-KnownLeader": "false"}
+
+
+def test_a_server_that_is_too_far_behind_is_not_believed(service: str) -> None:
+    def script(query: dict[str, str]) -> Reply:
+        if "stale" in query:
+            return Reply([entry(1)], headers=behind(11.0))
+        return Reply([entry(2)])
+
+    with ScriptedAgent(script) as agent, watching(open_discovery(agent.url), service) as seen:
+        seen.expect(2)
+        wait_until(lambda: len(agent.queries) > 3, what="the leader is asked from now on")
+        assert not seen.errors
+        assert ["stale" in query for query in agent.queries[:4]] == [True, False, False, False]
+
+
+@pytest.mark.parametrize(
+    ("options", "old"), [("", behind(20.0)), ("?max_stale=1", behind(20.0)), ("?consistency=cached", {"Age": "20"})]
+)
+def test_servers_without_a_leader(service: str, options: str, old: dict[str, str]) -> None:
+    """While nobody has the leader's word, an old list is better than none, but no reason to change one."""
+    leaderless = threading.Event()
+    leaderless.set()
+
+    def script(query: dict[str, str]) -> Reply:
+        if not leaderless.is_set():
+            return Reply([entry(2)])
+        if query.keys() & {"stale", "cached"}:
+            return Reply([entry(1)], headers=old)
+        return Reply(status=500, body=b"No cluster leader")
+
+    with ScriptedAgent(script) as agent, watching(open_discovery(f"{agent.url}{options}"), service) as seen:
+        seen.expect(1)
+        seen.expect_error("lost their leader 20 s ago", "500: No cluster leader")
+        leaderless.clear()
+        seen.expect(2)
+        errors = len(seen.errors)
+        leaderless.set()
+        wait_until(lambda: len(seen.errors) > errors, what="an error")
+        assert seen.ports == {2}
+
+
+def test_nodes_that_are_lost(consul: ConsulServer, service: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The check of the instance passes, but nobody has heard from its node."""
+    for port, status in ((1, "passing"), (2, "critical")):
+        node = f"{service}-node{port}"
+        checks = [
+            {"Node": node, "CheckID": "serfHealth", "Status": status},
+            {"Node": node, "CheckID": f"check{port}", "ServiceID": f"i{port}", "Status": "passing"},
+        ]
+        instance = {"ID": f"i{port}", "Service": service, "Port": port}
+        consul.request(
+            "PUT", "/v1/catalog/register", {"Node": node, "Address": "10.0.0.1", "Service": instance, "Checks": checks}
+        )
+    discovery = ConsulDiscovery("127.0.0.1", consul.port)
+    resolver, seen = discovery.resolver(service), Watched()
+    with caplog.at_level(logging.WARNING, "clientlb"):
+        resolver.start(seen)
+        seen.expect(1)
+    assert resolver.node_lost == 1
+    assert "1 instances pass their checks, but their nodes are lost" in caplog.text
+    discovery.close()
+
+
+def test_warnings_with_their_weight(consul: ConsulServer, service: str) -> None:
+    check = {"CheckID": service, "TTL": "60s", "Status": "warning"}
+    put(consul, service, 1, Weights={"Passing": 10, "Warning": 2}, Check=check)
+    put(consul, service, 2)
+    with watching(open_discovery(f"{consul.url}?health=passing+warning"), service) as seen:
+        seen.expect(1, 2)
+        assert {endpoint.port: endpoint.weight for endpoint in seen.endpoints or ()} == {1: 2.0, 2: 1.0}
+
+
+def test_several_tags_and_a_filter(consul: ConsulServer, service: str) -> None:
+    put(consul, service, 1, Tags=["a", "b"], Meta={"stage": "live"})
+    put(consul, service, 2, Tags=["a"])
+    put(consul, service, 3, Tags=["a", "b"])
+    with watching(open_discovery(f"{consul.url}?tag=a,b&near=_agent"), service) as seen:
+        seen.expect(1, 3)
+    with watching(ConsulDiscovery("127.0.0.1", consul.port, filter='Service.Meta.stage == "live"'), service) as seen:
+        seen.expect(1)
+
+
+def test_only_some_are_hidden_from_the_token(service: str, caplog: pytest.LogCaptureFixture) -> None:
+    reply = Reply([entry(1)], headers={"X-Consul-Results-Filtered-By-ACLs": "true"})
+    with caplog.at_level(logging.WARNING, "clientlb"):
+        with ScriptedAgent(lambda query: reply) as agent, watching(open_discovery(agent.url), service) as seen:
+            seen.expect(1)
+            wait_until(lambda: len(agent.queries) > 2, what="it is read again")
+        with ScriptedAgent(lambda query: Reply()) as agent:
+            with watching(open_discovery(f"{agent.url}?token=s3cret"), service) as seen:
+                seen.expect()
+            with watching(open_discovery(agent.url), service) as seen:
+                seen.expect()
+    hints = [text for text in caplog.messages if "node:read" in text]
+    assert len(hints) == 2
+    assert "may not see all" in hints[0]
+    assert "look at the token" in hints[1]
 
 
 def test_unreachable(service: str) -> None:
@@ -570,16 +624,62 @@ def test_kill_and_restart(own_consul: ConsulServer, service: str) -> None:
         assert all(endpoints for endpoints in seen.updates)
 
 
-def test_leader_killed(consul_cluster: ConsulCluster, service: str) -> None:
-    leader = consul_cluster.leader()
-    survivor = next(server for server in consul_cluster.servers if server is not leader)
-    put(survivor, service, 1, 2)
-    with watching(open_discovery(survivor.url), service) as seen:
+def test_restart_with_nothing(service: str) -> None:
+    """The index of the new agent is below ours: a change is seen at once all the same. The truth is told as it is."""
+    with running(ConsulServer(dev=True)) as server:
+        put(server, service, 1, 2, 3)
+        for port in range(100, 120):
+            put(server, f"{service}-other", port)
+        with watching(open_discovery(server.url), service) as seen:
+            seen.expect(1, 2, 3)
+            server.restart()
+            put(server, service, 4)
+            seen.expect(4, timeout=5.0)
+
+
+def test_an_agent_that_hangs(own_consul: ConsulServer, service: str) -> None:
+    put(own_consul, service, 1, 2)
+    with watching(open_discovery(f"{own_consul.url}?wait=0.5&patience=1"), service) as seen:
         seen.expect(1, 2)
-        leader.kill()
-        put(survivor, service, 3)  # its agent takes it, and the catalog has it when there is a leader again
-        assert seen.ports == {1, 2}
-        seen.expect(1, 2, 3, timeout=30.0)
+        own_consul.signal(signal.SIGSTOP)
+        try:
+            seen.expect_error("no answer within", timeout=5.0)
+            assert seen.ports == {1, 2}
+        finally:
+            own_consul.signal(signal.SIGCONT)
+        put(own_consul, service, 3)
+        seen.expect(1, 2, 3)
+        assert all(endpoints for endpoints in seen.updates)
+
+
+def test_leader_killed_and_quorum_lost(service: str) -> None:
+    """An election is no outage. Without a quorum nobody notices for `max_stale` seconds; then it is an error."""
+    with running(ConsulCluster(extra={"performance": {"rpc_hold_timeout": "1s"}})) as cluster:
+        leader = cluster.leader()
+        survivor, other = (server for server in cluster.servers if server is not leader)
+        put(survivor, service, 1, 2)
+        patient = ConsulDiscovery("127.0.0.1", survivor.port)
+        with (
+            watching(open_discovery(f"{survivor.url}?max_stale=1&wait=1"), service) as seen,
+            watching(patient, service) as unaware,
+        ):
+            for each in (seen, unaware):
+                each.expect(1, 2)
+            leader.kill()
+            put(survivor, service, 3)  # its agent takes it, and the catalog has it when there is a leader again
+            unaware.expect(1, 2, 3, timeout=30.0)
+            assert not unaware.errors
+            seen.expect(1, 2, 3, timeout=30.0)
+            errors = len(seen.errors)
+            other.kill()
+            wait_until(lambda: len(seen.errors) > errors, 30.0, "the loss of the quorum is an error")
+            seen.expect_error("lost their leader")
+            assert seen.ports == {1, 2, 3}
+            leader.launch()
+            other.launch()
+            put(survivor, service, 4)
+            seen.expect(1, 2, 3, 4, timeout=30.0)
+            assert all(endpoints for endpoints in seen.updates)
 
 
 def test_access_control(service: str) -> None:
@@ -604,3 +704,8 @@ def _registers(server: ConsulServer, service: str) -> bool:
     except OSError:
         return False
     return bool(found)
+
+
+def test_churn(consul_cluster: ConsulCluster, service: str) -> None:
+    """A small one; the large ones are in the soak."""
+    churn(consul_cluster, service, seed=7, instances=60, kills=1, pause=2.0)

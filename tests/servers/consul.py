@@ -11,7 +11,10 @@ from tests.servers.process import ServerProcess, fetched, free_ports, wait_until
 
 
 class ConsulServer(ServerProcess):
-    """One Consul server. `dev=True` keeps everything in memory and is ready in 0.1 s instead of 1.5 s."""
+    """One Consul server. `dev=True` keeps everything in memory and is ready in 0.1 s instead of 1.5 s.
+
+    `extra` are settings of the agent; its `ports` and `performance` are added to ours.
+    """
 
     def __init__(
         self,
@@ -34,19 +37,21 @@ class ConsulServer(ServerProcess):
 
     def command(self) -> list[str]:
         configuration = self.folder / "agent.json"
+        extra = dict(self._extra)
         settings: dict[str, Any] = {
             "ports": {
                 "http": self.port,
                 "server": self.rpc_port,
                 "serf_lan": self.serf_port,
                 **dict.fromkeys(["serf_wan", "dns", "grpc", "https"], -1),
+                **extra.pop("ports", {}),
             },
             "disable_update_check": True,
             "disable_host_node_id": True,
             "skip_leave_on_interrupt": True,
-            "performance": {"raft_multiplier": 1},
+            "performance": {"raft_multiplier": 1, **extra.pop("performance", {})},
             "limits": {"http_max_conns_per_client": 500},
-            **self._extra,
+            **extra,
         }
         configuration.write_text(json.dumps(settings))
         line = [
@@ -82,9 +87,9 @@ class ConsulServer(ServerProcess):
 
 
 class ConsulCluster:
-    """Three servers that elect a leader."""
+    """Three servers that elect a leader. `extra` as for one."""
 
-    def __init__(self, size: int = 3) -> None:
+    def __init__(self, size: int = 3, *, extra: Mapping[str, Any] | None = None) -> None:
         ports = free_ports(3 * size)
         groups = [ports[3 * n : 3 * n + 3] for n in range(size)]
         addresses = [f"127.0.0.1:{serf}" for _, _, serf in groups]
@@ -94,6 +99,7 @@ class ConsulCluster:
                 ports=groups[n],
                 expect=size,
                 join=tuple(address for address in addresses if address != addresses[n]),
+                extra=extra,
             )
             for n in range(size)
         ]
