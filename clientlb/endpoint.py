@@ -6,14 +6,16 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from ipaddress import IPv6Address
 from types import MappingProxyType
 from typing import Any
 
 from clientlb.errors import InvalidEndpointError
 
-# A host ends up in a URL and in a socket call. Whatever could smuggle credentials, a path or a second
-# header line into either is refused here, once, for every registry.
-_BAD_IN_HOST = re.compile(r"[\s\x00-\x1f\x7f/\\@?#\[\]%]")
+# A host ends up in a URL, in a socket call and in a target of gRPC. Whatever could smuggle credentials, a path, a
+# second header line, a second address or another scheme (`unix:x`) into one of them is refused here, once, for every
+# registry. What is left are letters and digits of any script, "_", "-", "."; and ":", which only an IPv6 address has.
+_NAME_OR_IPV4 = re.compile(r"[\w.-]{1,253}").fullmatch
 _NO_METADATA: Mapping[str, str] = MappingProxyType({})
 
 
@@ -49,7 +51,7 @@ class Endpoint:
 
     def __post_init__(self) -> None:
         host, port, weight = self.host, self.port, self.weight
-        if not isinstance(host, str) or not host or len(host) > 253 or _BAD_IN_HOST.search(host):
+        if not isinstance(host, str) or not _is_host(host):
             raise InvalidEndpointError(f"endpoint host {_short(host)} is not a host name or an IP address")
         if not isinstance(port, int) or isinstance(port, bool) or not 0 < port < 65536:
             raise InvalidEndpointError(f"endpoint {_short(host)}: port {_short(port)} is not a number from 1 to 65535")
@@ -77,6 +79,16 @@ class Endpoint:
 
     def __str__(self) -> str:
         return self.address
+
+
+def _is_host(host: str) -> bool:
+    if _NAME_OR_IPV4(host):
+        return True
+    try:
+        IPv6Address(host)
+    except ValueError:
+        return False
+    return "%" not in host  # a zone, such as fe80::1%eth0, means something on its own machine only
 
 
 def _short(value: object) -> str:

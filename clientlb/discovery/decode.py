@@ -1,8 +1,7 @@
-"""From the bytes in a registry to an `Endpoint`, and back.
+"""What registries hold for the instances of a service, in whatever format, and what clientlb writes there.
 
-One function per wire format turns a JSON object into a `_Description`; `_detect` chooses the format; `_endpoint` is the
-only place where a description becomes an `Endpoint`. What a registry holds was written by strangers, so every function
-here answers with an endpoint, `None` (present, but must not get calls) or `InvalidEndpointError`, and nothing else.
+`formats` knows the wire formats; this module applies one of them, or one of the user's own, to all instances of a
+service, so that a bad instance costs a line in the log and nothing else.
 """
 
 from __future__ import annotations
@@ -10,20 +9,51 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from urllib.parse import unquote
 
+from clientlb.discovery.formats import (
+    KNOWN,
+    MAX_INSTANCE_BYTES,
+    Vector,
+    decode_address,
+    decode_curator,
+    decode_dubbo,
+    decode_instance,
+    decode_json,
+    decode_object,
+    decode_plain,
+    decode_serverset,
+    decode_vector,
+    is_dubbo,
+    is_vector,
+    says_no_calls,
+)
+from clientlb.discovery.url import redact
 from clientlb.endpoint import Endpoint
-from clientlb.errors import InvalidEndpointError
+from clientlb.errors import ConfigurationError, InvalidEndpointError
+
+__all__ = [
+    "MAX_INSTANCE_BYTES",
+    "Decoder",
+    "InstanceDecoder",
+    "decode_address",
+    "decode_instance",
+    "decode_object",
+    "encode_attributes",
+    "encode_instance",
+    "open_decoder",
+    "within_limit",
+]
 
 logger: logging.Logger = logging.getLogger("clientlb.discovery")
 
-MAX_INSTANCE_BYTES = 64 * 1024
-"""The largest description that is read. Real ones have a few hundred bytes."""
+Decoder = Callable[[str, bytes], Endpoint | None]
+"""`(id, data)` to an endpoint, or None for one that must not get calls. Raises InvalidEndpointError for nonsense."""
 
-_KNOWN = frozenset({"weight", "zone", "version", "secure", "started_at", "instance_status"})
-"""Attributes with a meaning of their own; every other one is the endpoint's `metadata`."""
+ENTRY_POINTS = "clientlb.decoders"
+"""The entry-point group with which other packages add formats: `name = "module:function"`."""
 
 _URI_SPEC = {
     "parts": [
@@ -37,176 +67,153 @@ _URI_SPEC = {
 _SPRING_PAYLOAD = "org.springframework.cloud.zookeeper.discovery.ZookeeperInstance"
 
 
-@dataclass(frozen=True, slots=True)
-class _Description:
-    """What a format found in an instance, before any of it is believed."""
-
-    host: Any
-    port: Any
-    attributes: Mapping[str, str]
-    id: Any = None
-    secure: bool = False
-    drained: bool = False
-    registered_at: float | None = None
+# --- which format ----------------------------------------------------------------------------------------------------
 
 
-# --- reading ---------------------------------------------------------------------------------------------------------
-
-
-def decode_instance(data: bytes, *, id: str) -> Endpoint | None:
-    """Read one instance: Curator's JSON (also Spring's and Dubbo 3's), or `{"host": …, "port": …}`.
+def open_decoder(format: str | Decoder | None = None) -> Decoder:
+    """Return the function that reads a format.
 
     Args:
-        data: What the registry holds for the instance, at most `MAX_INSTANCE_BYTES`.
-        id: The instance's identity in the registry. It wins over an id inside the data; `""` when there is none.
-
-    Returns:
-        The endpoint, or None for an instance that is there but asks for no calls (`"enabled": false`, or an
-        `instance_status` other than `UP`).
+        format: None to recognise the format of each instance (default); `"curator"`, `"serverset"` (or
+            `"serverset:NAME"` for one of its additional endpoints), `"dubbo"`, `"json"`, `"address"`; a name that a
+            package adds in the entry-point group `clientlb.decoders`; or a function `(id, data) -> Endpoint | None`.
 
     Raises:
-        InvalidEndpointError: The data describe no server.
+        ConfigurationError: Nothing of that name is there, or it is no function.
     """
-    if len(data) > MAX_INSTANCE_BYTES:
-        raise InvalidEndpointError(f"{len(data)} bytes are more than an instance may have ({MAX_INSTANCE_BYTES})")
+    if format is None:
+        return _detected
+    if not isinstance(format, str):
+        return _checked(format, f"{type(format).__name__}")
+    kind, colon, name = format.partition(":")
+    if kind == "serverset" and bool(colon) == bool(name):
+        return lambda id, data: None if is_vector(id) else decode_serverset(data, id=id, name=name)
+    if format in _BUILT_IN:
+        return _BUILT_IN[format]
+
+    from importlib.metadata import entry_points  # only here: it costs more than the rest of the package
+
+    added = {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}
+    if format not in added:
+        known = ", ".join(sorted({*_BUILT_IN, "serverset", "serverset:NAME", *added}))
+        raise ConfigurationError(f"unknown format {format!r} of instances; known are {known}")
     try:
-        document = json.loads(data)
-    except (ValueError, RecursionError):
-        raise InvalidEndpointError(f"not JSON: {_short(bytes(data[:80]))}") from None
-    return decode_object(document, id=id)
+        found = added[format].load()
+    except (ImportError, AttributeError) as error:
+        raise ConfigurationError(f"the format {format!r} cannot be imported: {error}") from error
+    return _checked(found, repr(format))
 
 
-def decode_object(document: object, *, id: str = "") -> Endpoint | None:
-    """Read one instance from a parsed JSON or TOML value; as `decode_instance` otherwise."""
-    if not isinstance(document, Mapping):
-        raise InvalidEndpointError(f"an object was expected, not {_short(document)}")
-    return _endpoint(_detect(document)(document), id)
+def _checked(found: object, name: str) -> Decoder:
+    if not callable(found):
+        raise ConfigurationError(f"a format is a name or a function (id, data) -> Endpoint | None; {name} is neither")
+    return found
 
 
-def decode_address(text: str, *, id: str = "") -> Endpoint:
-    """Read `host:port`; an IPv6 host is written in brackets.
+def _detected(id: str, data: bytes) -> Endpoint | None:
+    return decode_instance(data, id=id)
+
+
+_BUILT_IN: Mapping[str, Decoder] = {
+    "curator": lambda id, data: decode_curator(data, id=id),
+    "json": lambda id, data: decode_json(data, id=id),
+    "address": lambda id, data: decode_plain(data, id=id),
+    "dubbo": lambda id, data: decode_dubbo(id),
+}
+
+
+# --- a whole service -------------------------------------------------------------------------------------------------
+
+
+class InstanceDecoder:
+    """Reads the instances of one service, again and again, at the price of what changed.
+
+    A bad instance is left out, counted, and logged once per version of its bytes; the good ones beside it stay. There
+    are two ways to use it. Whoever keeps the endpoints by id calls `decode` for what changed, `forget` for what left,
+    and `weighted` for what is delivered. Whoever has all instances at hand calls `decode_all`.
+
+    Args:
+        source: The service and its registry, for the log.
+        format: As for `open_decoder`.
 
     Raises:
-        InvalidEndpointError: The text is no such address. Credentials in it are not repeated.
+        ConfigurationError: As from `open_decoder`.
     """
-    if "@" in text:
-        raise InvalidEndpointError("an address is host:port, without credentials")
-    host, colon, port = text.strip().rpartition(":")
-    if host.startswith("[") and host.endswith("]") and ":" in host:
-        host = host[1:-1]
-    elif ":" in host:
-        raise InvalidEndpointError(f"{_short(text)}: an IPv6 address is written as [address]:port")
-    if not colon or not host:
-        raise InvalidEndpointError(f"{_short(text)} is not host:port")
-    return Endpoint(host, _port(port), id)
 
+    def __init__(self, source: str, format: str | Decoder | None = None) -> None:
+        self._source = source
+        self._decoder = open_decoder(format)
+        serverset = isinstance(format, str) and format.partition(":")[0] == "serverset"
+        self._has_vectors = format is None or serverset
+        self._has_dubbo = format is None or format == "dubbo"
+        self._skipped: dict[str, int] = {}
+        self._vectors: dict[str, Vector] = {}
+        self._known: dict[str, tuple[bytes | int, Endpoint | None]] = {}
 
-def _detect(document: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], _Description]:
-    if "address" in document:
-        return _curator
-    if "host" in document:
-        return _host_and_port
-    raise InvalidEndpointError(f"neither 'host' nor 'address' in {_short(dict(document))}")
+    @property
+    def skipped(self) -> int:
+        """How many of the instances that are there could not be read."""
+        return len(self._skipped)
 
+    def data_is_in_name(self, name: str) -> bool:
+        """Whether the name says everything, so that the data need not be fetched: a Dubbo 2 provider."""
+        return self._has_dubbo and is_dubbo(name)
 
-def _curator(document: Mapping[str, Any]) -> _Description:
-    """Apache Curator's ServiceInstance. Spring and Dubbo keep their metadata in its payload."""
-    payload = document.get("payload")
-    attributes: dict[str, str] = {}
-    if isinstance(payload, Mapping):
-        inner = payload.get("metadata")
-        attributes = _texts(inner if isinstance(inner, Mapping) else payload)
-        attributes.pop("@class", None)
-    tls_port = document.get("sslPort")
-    registered = document.get("registrationTimeUTC")
-    return _Description(
-        host=document["address"],
-        port=document.get("port") if tls_port is None else tls_port,
-        attributes=attributes,
-        id=document.get("id"),
-        secure=tls_port is not None,
-        drained=document.get("enabled") is False,
-        registered_at=_seconds(registered, unit=1000),
-    )
+    def decode(self, id: str, data: bytes) -> Endpoint | None:
+        """Read one instance; None for one that gets no calls, or cannot be read. Never raises."""
+        try:
+            if len(data) > MAX_INSTANCE_BYTES:
+                raise InvalidEndpointError(f"{len(data)} bytes are more than an instance may have")
+            if self._has_vectors and is_vector(id):
+                self._vectors[id] = decode_vector(data)
+                endpoint = None
+            else:
+                endpoint = self._decoder(id, data)
+            if endpoint is not None and not isinstance(endpoint, Endpoint):
+                raise InvalidEndpointError(f"the decoder returned a {type(endpoint).__name__}, not an Endpoint")
+        except Exception as error:
+            self._skip(id, data, error)
+            return None
+        self._skipped.pop(id, None)
+        return endpoint
 
+    def forget(self, ids: Iterable[str]) -> None:
+        """Note that instances left: they are no longer counted, and their vectors no longer apply."""
+        for id in ids:
+            self._skipped.pop(id, None)
+            self._vectors.pop(id, None)
 
-def _host_and_port(document: Mapping[str, Any]) -> _Description:
-    """The plain form: `host`, `port`, and the attributes beside them or under `metadata`."""
-    inner = document.get("metadata")
-    beside = {key: value for key, value in document.items() if key in _KNOWN}
-    return _Description(
-        host=document["host"],
-        port=document.get("port"),
-        attributes=_texts(inner if isinstance(inner, Mapping) else {}) | _texts(beside),
-        id=document.get("id"),
-        drained=document.get("enabled") is False,
-    )
+    def weighted(self, endpoints: list[Endpoint]) -> list[Endpoint]:
+        """Apply the weights of a ServerSet's vectors; the same list if it has none. A weight of 0 means no calls."""
+        if not self._vectors:
+            return endpoints
+        weighed = ((each, self._weight(each)) for each in endpoints)
+        return [each if weight == each.weight else replace(each, weight=weight) for each, weight in weighed if weight]
 
+    def decode_all(self, instances: Mapping[str, bytes]) -> list[Endpoint]:
+        """Return the endpoints of `instances` (id -> data) that can take calls, in the same order."""
+        known: dict[str, tuple[bytes | int, Endpoint | None]] = {}
+        for id, data in instances.items():
+            # Do not hold on to a megabyte of nonsense only to recognise it.
+            version = data if len(data) <= MAX_INSTANCE_BYTES else hash(data)
+            before = self._known.get(id)
+            known[id] = before if before and before[0] == version else (version, self.decode(id, data))
+        self.forget(self._known.keys() - known.keys())
+        self._known = known
+        return self.weighted([endpoint for _, endpoint in known.values() if endpoint is not None])
 
-def _endpoint(found: _Description, id: str) -> Endpoint | None:
-    attributes = found.attributes
-    weight, started_at = attributes.get("weight"), _seconds(attributes.get("started_at"))
-    endpoint = Endpoint(
-        host=_text(found.host) or "",
-        port=_port(found.port),
-        id=id or _text(found.id) or "",
-        weight=1.0 if weight is None else _weight(weight),
-        secure=found.secure or attributes.get("secure", "").lower() == "true",
-        zone=attributes.get("zone"),
-        version=attributes.get("version"),
-        started_at=found.registered_at if started_at is None else started_at,
-        metadata={key: value for key, value in attributes.items() if key not in _KNOWN},
-    )
-    if found.drained or attributes.get("instance_status", "UP").upper() != "UP":
-        return None
-    return endpoint
+    def _weight(self, endpoint: Endpoint) -> float:
+        weight = endpoint.weight * math.prod(vector.factor(endpoint) for vector in self._vectors.values())
+        return weight if math.isfinite(weight) else endpoint.weight
 
-
-def _port(value: object) -> int:
-    """Registries write ports as numbers and as strings; the range is judged by `Endpoint`."""
-    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 6:
-        return int(value)
-    if isinstance(value, int):
-        return value
-    raise InvalidEndpointError(f"port {_short(value)} is not a number from 1 to 65535")
-
-
-def _weight(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise InvalidEndpointError(f"weight {_short(text)} is not a number") from None
-
-
-def _seconds(value: object, unit: int = 1) -> float | None:
-    """A moment since the epoch; None if it cannot be one, which is no reason to lose a server."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        return None
-    try:
-        seconds = float(value) / unit
-    except (ValueError, OverflowError):
-        return None
-    return seconds if math.isfinite(seconds) and seconds > 0 else None
-
-
-def _texts(values: Mapping[Any, Any]) -> dict[str, str]:
-    pairs = ((_text(key), _text(value)) for key, value in values.items())
-    return {key: value for key, value in pairs if key is not None and value is not None}
-
-
-def _text(value: object) -> str | None:
-    """A scalar as a string; None for everything else, and for text that cannot be written out again."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, (int, float)):
-        return repr(value)
-    if not isinstance(value, str):
-        return None
-    try:
-        value.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair: JSON can express it, nothing else accepts it
-        return None
-    return value
+    def _skip(self, id: str, data: bytes, error: Exception) -> None:
+        version = hash(data)
+        self._vectors.pop(id, None)
+        if self._skipped.get(id) != version:
+            self._skipped[id] = version
+            shown = redact(unquote(id[:1000])) if is_dubbo(id) else id
+            problem = error if isinstance(error, InvalidEndpointError) else f"{type(error).__name__} in its decoder"
+            logger.warning("%s: instance %s is left out: %s", self._source, _short(shown), problem)
 
 
 def _short(value: object) -> str:
@@ -221,7 +228,8 @@ def encode_instance(service: str, endpoint: Endpoint) -> bytes:
     """Write the instance as Curator's JSON, in the shape that Curator, Spring Cloud and Dubbo read.
 
     `decode_instance` reads an equal endpoint from it, provided that its metadata do not use the names of its own
-    fields (`weight`, `zone`, `version`, `secure`, `started_at`, `instance_status`): those are left out.
+    fields (`weight`, `zone`, `version`, `secure`, `started_at`, `instance_status`) nor say that the instance gets no
+    calls (`status`): those are left out.
 
     Raises:
         InvalidEndpointError: The description has more than `MAX_INSTANCE_BYTES`.
@@ -249,7 +257,9 @@ def encode_instance(service: str, endpoint: Endpoint) -> bytes:
 
 def encode_attributes(endpoint: Endpoint) -> dict[str, str]:
     """The endpoint's metadata together with weight, zone, version and start time, all as strings."""
-    attributes = {key: value for key, value in endpoint.metadata.items() if key not in _KNOWN}
+    attributes = {key: value for key, value in endpoint.metadata.items() if key not in KNOWN}
+    if says_no_calls(attributes.get("status", "")):
+        del attributes["status"]
     if endpoint.weight != 1.0:
         attributes["weight"] = repr(endpoint.weight)
     if endpoint.zone is not None:
@@ -268,39 +278,3 @@ def within_limit(data: bytes) -> bytes:
             f"the description of the instance has {len(data)} bytes, more than {MAX_INSTANCE_BYTES}: too much metadata"
         )
     return data
-
-
-# --- a whole service -------------------------------------------------------------------------------------------------
-
-
-class InstanceDecoder:
-    """Reads the instances of one service, again and again, at the price of what changed.
-
-    A bad instance is left out and logged once per version of its bytes; the good ones beside it stay. An instance
-    whose bytes did not change is not read again.
-
-    Args:
-        source: The service and its registry, for the log.
-    """
-
-    def __init__(self, source: str) -> None:
-        self._source = source
-        self._known: dict[str, tuple[bytes | int, Endpoint | None]] = {}
-
-    def decode_all(self, instances: Mapping[str, bytes]) -> list[Endpoint]:
-        """Return the endpoints of `instances` (id -> data) that can take calls, in the same order."""
-        known: dict[str, tuple[bytes | int, Endpoint | None]] = {}
-        for id, data in instances.items():
-            # Do not hold on to a megabyte of nonsense only to recognise it.
-            version = data if len(data) <= MAX_INSTANCE_BYTES else hash(data)
-            before = self._known.get(id)
-            known[id] = before if before and before[0] == version else (version, self._decode(id, data))
-        self._known = known
-        return [endpoint for _, endpoint in known.values() if endpoint is not None]
-
-    def _decode(self, id: str, data: bytes) -> Endpoint | None:
-        try:
-            return decode_instance(data, id=id)
-        except InvalidEndpointError as error:
-            logger.warning("%s: instance %s is left out: %s", self._source, _short(id), error)
-            return None

@@ -99,8 +99,8 @@ BAD = [
     pytest.param(b'["h", 80]', "an object was expected", id="list"),
     pytest.param(b"null", "an object was expected", id="null"),
     pytest.param(b'"10.0.0.1:80"', "an object was expected", id="string"),
-    pytest.param(b"{}", "neither 'host' nor 'address'", id="empty-object"),
-    pytest.param(b'{"port": 80}', "neither 'host' nor 'address'", id="no-host"),
+    pytest.param(b"{}", "neither 'host' nor 'address' nor 'serviceEndpoint'", id="empty-object"),
+    pytest.param(b'{"port": 80}', "neither 'host' nor 'address' nor 'serviceEndpoint'", id="no-host"),
     pytest.param(b'{"host": "h"}', "port None", id="no-port"),
     pytest.param(b'{"host": "h", "port": 0}', "port 0", id="port-0"),
     pytest.param(b'{"host": "h", "port": 70000}', "port 70000", id="port-70000"),
@@ -264,6 +264,30 @@ def test_what_is_written_is_curators_form() -> None:
 def test_metadata_cannot_pose_as_a_field() -> None:
     posing = Endpoint("h", 80, "n", metadata={"secure": "true", "instance_status": "DOWN", "weight": "9"})
     assert decode_instance(encode_instance("orders", posing), id="n") == Endpoint("h", 80, "n")
+
+
+@pytest.mark.parametrize("status", ["beta", "active", "running", "prod", "UP", ""])
+def test_a_status_that_says_something_else_is_metadata(status: str) -> None:
+    expected = Endpoint("h", 80, "n", metadata={"status": status})
+    assert decode_instance(encoded({"host": "h", "port": 80, "status": status}), id="n") == expected
+    assert decode_instance(encoded({"address": "h", "port": 80, "payload": {"status": status}}), id="n") == expected
+    assert decode_instance(encode_instance("orders", expected), id="n") == expected
+
+
+@pytest.mark.parametrize("status", ["DOWN", "out_of_service", "Draining", "STARTING", "maintenance"])
+def test_a_status_that_keeps_calls_away(status: str) -> None:
+    assert decode_instance(encoded({"host": "h", "port": 80, "status": status}), id="n") is None
+    assert decode_instance(encoded({"host": "h", "port": 80, "metadata": {"status": status}}), id="n") is None
+    posing = Endpoint("h", 80, "n", metadata={"status": status})
+    assert decode_instance(encode_instance("orders", posing), id="n") == Endpoint("h", 80, "n")
+
+
+@pytest.mark.parametrize(
+    ("status", "calls"), [("UP", True), ("up", True), ("", True), ("UNKNOWN", False), ("beta", False)]
+)
+def test_of_springs_status_only_up_gets_calls(status: str, calls: bool) -> None:
+    document = {"address": "h", "port": 80, "payload": {"metadata": {"instance_status": status}}}
+    assert decode_instance(encoded(document), id="n") == (Endpoint("h", 80, "n") if calls else None)
 
 
 def test_what_no_reader_would_take_is_not_written() -> None:
