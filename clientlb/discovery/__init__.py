@@ -1,8 +1,8 @@
 """Who exists: registries, and the URL or object that a user names one with.
 
-General layout: `base` is the contract. `static`, `file`, `directory`, `zookeeper` and `consul` are the backends, each
-imported only when its scheme is asked for. `decode` reads what registries hold, `feed` and `polling` are what backends
-share, `url` takes URLs apart.
+General layout: `base` is the contract. `static`, `file`, `directory`, `dns`, `zookeeper` and `consul` are the
+backends, each imported only when its scheme is asked for. `decode` reads what registries hold, `feed` and `polling` are
+what backends share, `url` takes URLs apart.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ _BUILT_IN = {
     "static": "clientlb.discovery.static:StaticDiscovery",
     "file": "clientlb.discovery.file:FileDiscovery",
     "dir": "clientlb.discovery.directory:DirectoryDiscovery",
+    "dns": "clientlb.discovery.dns:DnsDiscovery",
+    "dns+srv": "clientlb.discovery.dns:SrvDiscovery",
     "zookeeper": "clientlb.discovery.zookeeper:ZooKeeperDiscovery",
     "consul": "clientlb.discovery.consul:ConsulDiscovery",
 }
@@ -30,8 +32,8 @@ def open_discovery(source: str | Discovery) -> Discovery:
 
     Args:
         source: A URL such as `consul://127.0.0.1:8500`, `zookeeper://h1:2181,h2:2181/services`,
-            `dir:///run/registry`, `file:///etc/services.json` or `static://10.0.0.1:80,10.0.0.2:80`, or an object
-            that is a `Discovery` already.
+            `dns://orders.internal:8080`, `dir:///run/registry`, `file:///etc/services.json` or
+            `static://10.0.0.1:80,10.0.0.2:80`, or an object that is a `Discovery` already.
 
     Raises:
         ConfigurationError: The URL is wrong, its scheme is unknown, or the package that it needs is not installed.

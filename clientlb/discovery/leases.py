@@ -120,17 +120,26 @@ class Roll:
         self._alive: frozenset[str] = frozenset()
         self._looked_at: float | None = None
         self._woke_at = -math.inf
+        self._leases: Mapping[str, Lease] | None = None
+        self._counted: dict[str, Lease] = {}
+        self._first_end = -math.inf
 
     def call(self, leases: Mapping[str, Lease], now: float) -> tuple[dict[str, Lease], float | None]:
-        """Return the leases that count at `now`, and the seconds until the first of them may end (None: never)."""
-        if self._looked_at is not None and now - self._looked_at > self._longest_look:
+        """Return the leases that count at `now`, and the seconds until the first of them may end (None: never).
+
+        Who passes the same mapping again says that nothing in it changed, and gets the same answer while it is true.
+        """
+        slept = self._looked_at is not None and now - self._looked_at > self._longest_look
+        if slept:
             self._woke_at = now
         self._looked_at = now
-        ends = {name: self._end(name, lease) for name, lease in leases.items()}
-        alive = {name: lease for name, lease in leases.items() if ends[name] > now}
-        self._alive = frozenset(alive)
-        first = min((ends[name] for name in alive), default=math.inf)
-        return alive, None if first == math.inf else first - now
+        if leases is not self._leases or slept or now >= self._first_end:
+            ends = {name: self._end(name, lease) for name, lease in leases.items()}
+            self._counted = {name: lease for name, lease in leases.items() if ends[name] > now}
+            self._alive = frozenset(self._counted)
+            self._first_end = min((ends[name] for name in self._counted), default=math.inf)
+            self._leases = leases
+        return self._counted, None if self._first_end == math.inf else self._first_end - now
 
     def _end(self, name: str, lease: Lease) -> float:
         if name not in self._alive:

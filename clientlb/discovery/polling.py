@@ -1,6 +1,9 @@
 """One thread that looks at things at an interval, and its resolvers: how `file` and `dir` notice a change.
 
-Polling costs a few system calls per look and works on every file system, over every kind of replacement of a file.
+Polling costs a few system calls per look and works on every file system, over every kind of replacement of a file or of
+the directory above it. A library for inotify is not better here: watchfiles wakes up every few milliseconds to collect
+what its own thread heard (1 000 files: 0.1 % of a core and 100 ms until a change is seen, or 0.5 % and 13 ms), sees no
+root that is made anew and nothing on a network file system, and so would need the polling beside it.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _USERINFO = re.compile(r"://.*@", re.DOTALL)
 _SECRET_OPTION = re.compile(r"([?&][^=&#]*(?:token|password|passwd|secret|key)[^=&#]*=)[^&#]*", re.IGNORECASE)
 _YEAR = 365 * 86400.0
-_EXTRAS = {"kazoo": "zookeeper", "consul": "consul", "requests": "consul"}
+_EXTRAS = {"kazoo": "zookeeper", "consul": "consul", "requests": "consul", "dns": "dns"}
 
 
 def redact(url: str) -> str:

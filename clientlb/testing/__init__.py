@@ -1,7 +1,7 @@
 """Fakes and checks for tests: ours, and those of programs and backends that build on clientlb.
 
 `ManualDiscovery` is a registry that the test writes, `FakeClock` a clock that the test winds, `RecordingListener` a
-listener that remembers. `DiscoveryContract` holds the tests that every registry backend must pass.
+listener that remembers. `DiscoveryContract` and `RegistrarContract` hold the tests that every backend must pass.
 No test framework is needed to import this package.
 """
 
@@ -9,5 +9,6 @@ from __future__ import annotations
 
 from clientlb.testing.contract import DiscoveryContract
 from clientlb.testing.fakes import FakeClock, ManualDiscovery, RecordingListener
+from clientlb.testing.registrars import RegistrarContract
 
-__all__ = ["DiscoveryContract", "FakeClock", "ManualDiscovery", "RecordingListener"]
+__all__ = ["DiscoveryContract", "FakeClock", "ManualDiscovery", "RecordingListener", "RegistrarContract"]

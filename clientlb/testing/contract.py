@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import ClassVar
 
-from clientlb.discovery.base import Discovery
 from clientlb.endpoint import Endpoint
+from clientlb.testing._base import A, B, C, Contract
 from clientlb.testing.fakes import RecordingListener
 
-A = Endpoint("127.0.0.1", 7001, id="a", zone="z1", version="1.0")
-B = Endpoint("127.0.0.1", 7002, id="b", weight=3.0, zone="z2")
-C = Endpoint("127.0.0.1", 7003, id="c")
 
-
-class DiscoveryContract:
+class DiscoveryContract(Contract):
     """The tests that every discovery backend must pass. Subclass it in a test module, for pytest or anything like it:
 
         class TestRedis(DiscoveryContract):
@@ -37,20 +32,7 @@ class DiscoveryContract:
     can_be_malformed: ClassVar[bool] = False
     """`put_malformed` is there."""
 
-    secret: ClassVar[str] = ""
-    """A password or token in what `make_discovery` returns; it must not appear in its name. "" if it has none."""
-
-    timeout: ClassVar[float] = 15.0
-    """Seconds within which news must arrive. Generous: the contract is about what arrives, not about when."""
-
-    close_within: ClassVar[float] = 3.0
-    """Seconds within which `start` and `close` must return, on a busy machine."""
-
     # --- hooks ---------------------------------------------------------------------------------------------------
-
-    def make_discovery(self) -> Discovery:
-        """Make a new discovery of the registry under test. The test closes it."""
-        raise TypeError(f"{type(self).__name__} must define make_discovery()")
 
     def put(self, service: str, endpoints: Sequence[Endpoint]) -> None:
         """Make the registry hold exactly these endpoints for the service."""
@@ -68,10 +50,6 @@ class DiscoveryContract:
         """Make it readable again, with the content that it had."""
         raise TypeError(f"{type(self).__name__} says breakable and must define mend_registry()")
 
-    def describe(self, endpoint: Endpoint) -> object:
-        """What of an endpoint must survive the registry. Override it for one that cannot hold all of this."""
-        return (endpoint.host, endpoint.port, endpoint.weight, endpoint.zone, endpoint.version)
-
     # --- the tests -----------------------------------------------------------------------------------------------
 
     def test_first_list_arrives(self) -> None:
@@ -79,6 +57,13 @@ class DiscoveryContract:
         self.put("contract", [A, B])
         with self._discovery() as discovery, self._watching(discovery, "contract") as seen:
             self._wait(seen, [A, B])
+
+    def test_long_list_arrives_complete(self) -> None:
+        """Fifty endpoints are one list."""
+        many = [Endpoint("127.0.0.1", 7001 + number, id=f"n{number}") for number in range(50)]
+        self.put("contract", many)
+        with self._discovery() as discovery, self._watching(discovery, "contract") as seen:
+            self._wait(seen, many)
 
     def test_unknown_service_has_no_endpoints(self) -> None:
         """A service that does not exist is an empty list, not an error."""
@@ -114,6 +99,26 @@ class DiscoveryContract:
         """`close` needs no `start` before it."""
         with self._discovery() as discovery:
             self._at_once(discovery.resolver("contract").close)
+
+    def test_listener_may_close_its_resolver(self) -> None:
+        """`close` may be called in the middle of a delivery, by a program that has seen enough."""
+        self.put("contract", [A])
+        with self._discovery() as discovery:
+            resolver = discovery.resolver("contract")
+            seen = _ClosingListener(resolver.close)
+            resolver.start(seen)
+            self._wait(seen, [A])
+            assert seen.seconds < self.close_within, "close() waited for the delivery that called it"
+
+    def test_one_service_can_be_watched_twice(self) -> None:
+        """Two resolvers of one service both deliver it, and the end of one is not the end of the other."""
+        self.put("contract", [A])
+        with self._discovery() as discovery, self._watching(discovery, "contract") as seen:
+            with self._watching(discovery, "contract") as other:
+                self._wait(seen, [A])
+                self._wait(other, [A])
+            with self._watching(discovery, "contract") as again:
+                self._wait(again, [A])
 
     def test_services_are_independent(self) -> None:
         """Two resolvers of one discovery deliver each its own service."""
@@ -217,7 +222,7 @@ class DiscoveryContract:
             assert all(self._described(update) for update in seen.updates), "an outage emptied the list"
 
     def test_start_while_the_registry_is_down(self) -> None:
-        """`start` succeeds during an outage, tells of it, and delivers when it is over."""
+        """`start` succeeds during an outage, tells of it, and delivers when it is over. `close` waits for nobody."""
         self.put("contract", [A])
         self.break_registry()
         try:
@@ -226,6 +231,9 @@ class DiscoveryContract:
             self._at_once(lambda: resolver.start(seen))
             seen.wait_for(lambda it: it.errors, self.timeout)
             assert not seen.updates
+            leaving = discovery.resolver("contract")
+            leaving.start(RecordingListener())
+            self._at_once(leaving.close)
         finally:
             self.mend_registry()
         try:
@@ -233,8 +241,6 @@ class DiscoveryContract:
         finally:
             resolver.close()
             discovery.close()
-
-    # --- how the tests are written ---------------------------------------------------------------------------------
 
     _needs: ClassVar[dict[str, tuple[str, ...]]] = {
         "secret": ("test_name_has_no_secret",),
@@ -254,35 +260,17 @@ class DiscoveryContract:
         ),
     }
 
-    def __init_subclass__(cls, **arguments: Any) -> None:
-        super().__init_subclass__(**arguments)
-        for ability, tests in cls._needs.items():
-            for test in tests if not getattr(cls, ability) else ():
-                setattr(cls, test, None)
 
-    @contextlib.contextmanager
-    def _discovery(self) -> Iterator[Discovery]:
-        with contextlib.closing(self.make_discovery()) as discovery:
-            yield discovery
+class _ClosingListener(RecordingListener):
+    """Closes its resolver when the first list arrives, and notes how long that took."""
 
-    @contextlib.contextmanager
-    def _watching(self, discovery: Discovery, service: str) -> Iterator[RecordingListener]:
-        with contextlib.closing(discovery.resolver(service)) as resolver:
-            listener = RecordingListener()
-            resolver.start(listener)
-            yield listener
+    def __init__(self, close: Callable[[], None]) -> None:
+        super().__init__()
+        self._close = close
+        self.seconds = 0.0
 
-    def _wait(self, seen: RecordingListener, wanted: Sequence[Endpoint]) -> None:
-        content = self._described(wanted)
-        seen.wait_for(lambda it: it.endpoints is not None and self._described(it.endpoints) == content, self.timeout)
-
-    def _described(self, endpoints: Iterable[Endpoint]) -> list[str]:
-        return sorted(repr(self.describe(endpoint)) for endpoint in endpoints)
-
-    def _find(self, seen: RecordingListener, wanted: Endpoint) -> Endpoint:
-        return next(it for it in seen.endpoints or () if (it.host, it.port) == (wanted.host, wanted.port))
-
-    def _at_once(self, action: Callable[[], object]) -> None:
+    def update(self, endpoints: Iterable[Endpoint]) -> None:
         start = time.monotonic()
-        action()
-        assert time.monotonic() - start < self.close_within, "it blocked its caller"
+        self._close()
+        self.seconds = time.monotonic() - start
+        super().update(endpoints)

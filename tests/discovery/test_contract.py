@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from clientlb.discovery.base import Discovery, Listener, Resolver
+from clientlb.discovery.directory import DirectoryDiscovery
 from clientlb.endpoint import Endpoint
 from clientlb.errors import DiscoveryError
-from clientlb.testing import DiscoveryContract, FakeClock, ManualDiscovery, RecordingListener
+from clientlb.registration.base import Registrar
+from clientlb.registration.directory import DirectoryRegistrar
+from clientlb.testing import DiscoveryContract, FakeClock, ManualDiscovery, RecordingListener, RegistrarContract
 
 A, B = Endpoint("10.0.0.1", 80, "a"), Endpoint("10.0.0.2", 80, "b")
 
@@ -131,6 +137,40 @@ class Hangs(Twisted):
         self.inner.close()
 
 
+class WaitsForItsDelivery(Twisted):
+    """Delivers under a lock, and takes it in close()."""
+
+    delivering = False
+
+    def twist(self, listener: Listener) -> Listener:
+        def update(endpoints: Iterable[Endpoint]) -> None:
+            self.delivering = True
+            listener.update(endpoints)
+            self.delivering = False
+
+        class Marking:
+            error = staticmethod(listener.error)
+
+        Marking.update = staticmethod(update)  # type: ignore[attr-defined]
+        return Marking()  # type: ignore[return-value]
+
+    def close(self) -> None:
+        if self.delivering:
+            threading.Event().wait(0.5)
+        self.inner.close()
+
+
+class CutsLongLists(Twisted):
+    def twist(self, listener: Listener) -> Listener:
+        class Cutting:
+            error = staticmethod(listener.error)
+
+            def update(self, endpoints: Iterable[Endpoint]) -> None:
+                listener.update(list(endpoints)[:32])
+
+        return Cutting()
+
+
 @pytest.mark.parametrize(
     ("twisted", "test"),
     [
@@ -141,6 +181,9 @@ class Hangs(Twisted):
         (SpeaksAfterClose, "test_nothing_arrives_after_close"),
         (RaisesOnSecondClose, "test_start_and_close_return_at_once"),
         (Hangs, "test_start_and_close_return_at_once"),
+        (Hangs, "test_start_while_the_registry_is_down"),
+        (WaitsForItsDelivery, "test_listener_may_close_its_resolver"),
+        (CutsLongLists, "test_long_list_arrives_complete"),
         (Dead, "test_first_list_arrives"),
         (Dead, "test_unknown_service_has_no_endpoints"),
         (Dead, "test_service_that_appears_later"),
@@ -191,6 +234,9 @@ def test_a_backend_inherits_no_tests_of_what_it_cannot_do() -> None:
 
     assert tests(Fixed) == {
         "test_first_list_arrives",
+        "test_long_list_arrives_complete",
+        "test_listener_may_close_its_resolver",
+        "test_one_service_can_be_watched_twice",
         "test_unknown_service_has_no_endpoints",
         "test_has_a_name",
         "test_start_and_close_return_at_once",
@@ -207,6 +253,79 @@ def test_a_missing_hook_is_named() -> None:
     for hook in (lambda it: it.make_discovery(), lambda it: it.put("s", []), lambda it: it.break_registry()):
         with pytest.raises(TypeError, match=r"Hookless .*must define"):
             hook(Hookless())
+
+
+class TestDirectoryRegistrar(RegistrarContract):
+    expires = True
+    shortest_ttl = 0.2
+
+    @pytest.fixture(autouse=True)
+    def root(self, tmp_path: Path) -> None:
+        self.path = tmp_path
+
+    def make_registrar(self) -> Registrar:
+        return DirectoryRegistrar(self.path)
+
+    def make_discovery(self) -> Discovery:
+        return DirectoryDiscovery(self.path, interval=0.02)
+
+
+class _Registrar(DirectoryRegistrar):
+    """A good one, for others to break."""
+
+
+class NeverLeaves(_Registrar):
+    def withdraw(self, service: str, endpoint: Endpoint) -> None:
+        pass
+
+
+class LeavesWithAll(_Registrar):
+    def withdraw(self, service: str, endpoint: Endpoint) -> None:
+        for file in (self._root / service).glob("b*"):
+            file.unlink()
+        super().withdraw(service, endpoint)
+
+
+class AnnouncesForEver(_Registrar):
+    def announce(self, service: str, endpoint: Endpoint, ttl: float) -> None:
+        super().announce(service, endpoint, 3600.0)
+
+
+class AnnouncesTwice(_Registrar):
+    def announce(self, service: str, endpoint: Endpoint, ttl: float) -> None:
+        super().announce(service, endpoint, ttl)
+        super().announce(service, dataclasses.replace(endpoint, id=f"{endpoint.id}-{time.monotonic_ns()}"), ttl)
+
+
+@pytest.mark.parametrize(
+    ("broken", "test"),
+    [
+        (NeverLeaves, "test_withdrawn_server_leaves_alone"),
+        (LeavesWithAll, "test_withdrawn_server_leaves_alone"),
+        (AnnouncesForEver, "test_lease_ends_with_its_owner"),
+        (AnnouncesTwice, "test_announcing_again_changes_nothing"),
+    ],
+)
+def test_the_contract_of_registrars_catches(broken: type[_Registrar], test: str, tmp_path: Path) -> None:
+    class Broken(TestDirectoryRegistrar):
+        timeout = 0.4
+
+        def make_registrar(self) -> Registrar:
+            return broken(tmp_path)
+
+    contract = Broken()
+    contract.path = tmp_path
+    with pytest.raises(AssertionError):
+        getattr(contract, test)()
+
+
+def test_a_registrar_without_leases_inherits_no_test_of_them() -> None:
+    class Lasting(RegistrarContract):
+        pass
+
+    assert Lasting.test_lease_ends_with_its_owner is None
+    with pytest.raises(TypeError, match="Lasting must define make_registrar"):
+        Lasting().test_closes_more_than_once()
 
 
 # --- the fakes -------------------------------------------------------------------------------------------------------

@@ -225,6 +225,37 @@ def test_a_lease_that_is_renewed_is_no_news(tmp_path: Path) -> None:
         assert seen.updates == [(endpoint,), (endpoint, other)]
 
 
+def test_a_file_that_is_written_in_place_is_read_again(tmp_path: Path) -> None:
+    """The directory, which is all that is looked at most of the time, does not show it."""
+    put(tmp_path, "a.json", b'{"host": "10.0.0.1", "port": 80}')
+    for folder in (tmp_path / "orders", tmp_path):
+        os.utime(folder, (1000, 1000))  # quiet for long
+    with watching(DirectoryDiscovery(tmp_path, interval=INTERVAL)) as seen:
+        for number in (2, 3):
+            (tmp_path / "orders" / "a.json").write_text(f'{{"host": "10.0.0.{number}", "port": 80}}')
+            seen.wait_for_addresses(f"10.0.0.{number}:80")
+
+
+def test_a_quiet_directory_that_changes_within_one_tick_of_its_clock(tmp_path: Path) -> None:
+    """Several changes that leave the same time: the last one counts all the same."""
+    put(tmp_path, "a.json", b'{"host": "10.0.0.1", "port": 80}')
+    with watching(DirectoryDiscovery(tmp_path, interval=0.001)) as seen:
+        now = time.time_ns()
+        for number in range(2, 30):
+            put(tmp_path, "a.json", f'{{"host": "10.0.0.{number}", "port": 80}}'.encode())
+            os.utime(tmp_path / "orders", ns=(now, now))
+        seen.wait_for_addresses("10.0.0.29:80")
+
+
+def test_the_same_leases_are_not_counted_again_until_one_ends() -> None:
+    roll = Roll(0.1)
+    leases = {"a": Lease(b"", expires_at=100.5, ttl=9.0), "b": Lease(b"")}
+    counted, _ = roll.call(leases, 100.0)
+    assert roll.call(leases, 100.4)[0] is counted
+    assert sorted(roll.call(leases, 100.5)[0]) == ["b"]
+    assert roll.call(dict(leases), 100.6)[0] is not counted
+
+
 def test_foreign_files_are_ignored(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     put(tmp_path, "a.json", b'{"host": "10.0.0.1", "port": 80}')
     for name in (".draft-1-b.json", "README", "c.json~"):

@@ -39,6 +39,14 @@ def test_one_server_described_twice_is_one_endpoint() -> None:
     assert listener.updates == [(heavier, B)]
 
 
+def test_a_list_that_is_said_to_be_distinct_is_not_searched() -> None:
+    listener = RecordingListener()
+    feed = Feed(listener, "test")
+    for endpoints in ([A, B], [A, B], [A, A]):
+        feed.update(endpoints, distinct=True)
+    assert listener.updates == [(A, B), (A, A)]
+
+
 def test_an_error_that_goes_on_is_told_once_and_another_one_too() -> None:
     listener = RecordingListener()
     feed = Feed(listener, "test")

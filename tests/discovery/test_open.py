@@ -55,8 +55,6 @@ def test_what_is_neither(source: object) -> None:
         ("10.0.0.1:80", "is not the URL of a registry"),
         ("file:services.json", "is not the URL of a registry"),
         ("etcd://10.0.0.1", "unknown scheme 'etcd'"),
-        ("dns://orders.internal", "unknown scheme 'dns'"),
-        ("dns+srv://orders.internal", "unknown scheme 'dns+srv'"),
         ("static://", "'' is not host:port"),
         ("static://10.0.0.1", "'10.0.0.1' is not host:port"),
         ("static://10.0.0.1:80,", "'' is not host:port"),
@@ -88,7 +86,7 @@ def test_bad_url(url: str, message: str) -> None:
 
 
 def test_an_unknown_scheme_hears_of_the_known_ones() -> None:
-    with pytest.raises(ConfigurationError, match=r"known are .*consul, dir, file, static, zookeeper"):
+    with pytest.raises(ConfigurationError, match=r"known are .*consul, dir, dns, dns\+srv, file, static, zookeeper"):
         open_discovery("etcd://10.0.0.1")
 
 
@@ -190,7 +188,11 @@ def test_a_third_party_may_be_wrong(installed: Installed) -> None:
 
 @pytest.mark.parametrize(
     ("url", "package", "extra"),
-    [("zookeeper://127.0.0.1:2181/services", "kazoo", "zookeeper"), ("consul://127.0.0.1:8500", "consul", "consul")],
+    [
+        ("zookeeper://127.0.0.1:2181/services", "kazoo", "zookeeper"),
+        ("consul://127.0.0.1:8500", "consul", "consul"),
+        ("dns://:8080", "dns", "dns"),
+    ],
 )
 def test_a_missing_extra_says_what_to_install(url: str, package: str, extra: str) -> None:
     # another interpreter, in which the package is as good as not installed

@@ -1,12 +1,14 @@
 #!/bin/sh
-# fetch.sh [DEST]: put the real ZooKeeper and Consul servers that the tests start into DEST (default .tools/servers).
+# fetch.sh [DEST]: put the real ZooKeeper, Consul and etcd servers that the tests start into DEST (default .tools/servers).
 #
 #   DEST/zookeeper/*.jar    from the Debian packages (ZK_SUITE: bookworm = 3.8, the default; trixie = 3.9)
+#   DEST/netty/*.jar        what ZooKeeper needs to speak TLS
 #   DEST/consul/consul      from the package of Debian 11, the last Debian that has one
+#   DEST/etcd/etcd          from the package of Debian 12
 #
 # What is there already is left alone; what is fetched appears whole or not at all. Packages are unpacked, not installed,
 # from the archive that this machine's apt uses (or DEBIAN_MIRROR), so only a missing java needs root. Without apt it
-# takes servers that are installed: consul on PATH, ZooKeeper's jars in ZOOKEEPER_HOME or /usr/share/java.
+# takes servers that are installed: consul and etcd on PATH, ZooKeeper's jars in ZOOKEEPER_HOME or /usr/share/java.
 set -eu
 
 DEST=${1:-$(dirname "$0")/../../.tools/servers}
@@ -89,6 +91,23 @@ get_zookeeper() {
     finish zookeeper
 }
 
+get_netty() {
+    [ -d "$DEST/netty" ] && return
+    begin netty
+    jars="buffer codec common handler resolver transport transport-native-epoll transport-native-unix-common"
+    if has_apt && unpack_packages "${ZK_SUITE:-bookworm}" libnetty-java; then
+        for jar in $jars; do cp -L "$WORK/root/usr/share/java/netty-$jar.jar" "$WORK/out/" || return 1; done
+    else
+        for jar in $jars; do
+            for found in "${ZOOKEEPER_HOME:-/usr/share/java}"/lib/netty-"$jar"-[0-9]*.jar "/usr/share/java/netty-$jar.jar"; do
+                [ ! -f "$found" ] || cp -L "$found" "$WORK/out/"
+            done
+        done
+    fi
+    ls "$WORK"/out/netty-handler*.jar > /dev/null 2>&1 || { complain "netty could not be had: set ZOOKEEPER_HOME"; return 1; }
+    finish netty
+}
+
 get_consul() {
     [ -d "$DEST/consul" ] && return
     begin consul
@@ -101,7 +120,20 @@ get_consul() {
     finish consul
 }
 
-for server in java zookeeper consul; do
+get_etcd() {
+    [ -d "$DEST/etcd" ] && return
+    begin etcd
+    if has_apt && unpack_packages bookworm etcd-server; then
+        cp "$WORK/root/usr/bin/etcd" "$WORK/out/etcd"
+    elif command -v etcd > /dev/null; then
+        ln -s "$(command -v etcd)" "$WORK/out/etcd"
+    fi
+    # 3.4 runs on arm64 only when told so
+    ETCD_UNSUPPORTED_ARCH=arm64 "$WORK/out/etcd" --version > /dev/null 2>&1 || { complain "etcd could not be had: put 'etcd' on PATH"; return 1; }
+    finish etcd
+}
+
+for server in java zookeeper netty consul etcd; do
     "get_$server" || { MISSING="$MISSING $server"; clean_up; WORK=; }
 done
 [ -z "$MISSING" ] || { complain "missing:$MISSING"; exit 1; }
