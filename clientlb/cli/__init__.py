@@ -1,7 +1,9 @@
 """The command `clientlb`: one parser, one place where errors become a line and an exit status.
 
-General layout: `lookup` has the commands that look into a registry (`resolve`, `watch`, `explain`), `demo` the demo.
-Exit status: 0 all is well, 1 the answer is no (nobody found, a call of the demo failed), 2 it could not be done.
+General layout: `lookup` has the commands that look into a registry (`resolve`, `watch`, `explain`), `register` the one
+that keeps a server in it, `demo` the demo, `simulate` fleets that are not there.
+Exit status: 0 all is well, 1 the answer is no (nobody found, a call of the demo failed), 2 it could not be done;
+`register` has that of the program that it runs.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import sys
 from collections.abc import Sequence
 
 import clientlb
-from clientlb.cli import demo, lookup
+from clientlb.cli import demo, lookup, register, simulate
 from clientlb.errors import ClientLBError
 
 
@@ -39,10 +41,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="clientlb", description="Client-side load balancing: look into a registry, or see a demo."
+        prog="clientlb", description="Client-side load balancing: look into a registry, be found in it, or see a demo."
     )
     parser.add_argument("--version", action="version", version=f"clientlb {clientlb.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     demo.add_command(commands)
     lookup.add_commands(commands)
+    simulate.add_command(commands)
+    register.add_command(commands)
     return parser

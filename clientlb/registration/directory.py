@@ -44,6 +44,9 @@ class DirectoryRegistrar:
     def attach(self, wake: Callable[[], None]) -> None:
         """Ignored: a directory has no news for a writer."""
 
+    def detach(self, wake: Callable[[], None]) -> None:
+        """Nothing was attached."""
+
     def announce(self, service: str, endpoint: Endpoint, ttl: float) -> None:
         """Write the instance's file, valid for `ttl` seconds from now.
 

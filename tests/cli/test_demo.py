@@ -74,7 +74,9 @@ def test_on_a_terminal_it_is_a_live_table() -> None:
     ours, terminal = pty.openpty()
     os.set_blocking(ours, False)
     termios.tcsetwinsize(terminal, (40, 120))
-    environment = {**os.environ, "TERM": "xterm"}
+    # COLUMNS, which the runner of parallel tests sets, would overrule the size of the terminal
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    environment["TERM"] = "xterm"
     shown = b""
     with subprocess.Popen(
         [*COMMAND, "demo", *SHORT], stdout=terminal, stderr=terminal, stdin=subprocess.DEVNULL, env=environment

@@ -17,8 +17,9 @@ import pytest
 import clientlb.registration
 from clientlb.endpoint import Endpoint
 from clientlb.errors import ConfigurationError, InvalidEndpointError
-from clientlb.registration import Registrar, Registration, open_registrar, register
+from clientlb.registration import Registrar, Registration, Stage, open_registrar, register
 from clientlb.registration.directory import DirectoryRegistrar
+from tests.servers.process import wait_until
 
 PATIENCE = 10.0
 
@@ -36,6 +37,10 @@ class FakeRegistrar:
 
     def attach(self, wake: Callable[[], None]) -> None:
         self.wake = wake
+
+    def detach(self, wake: Callable[[], None]) -> None:
+        if wake is self.wake:
+            self.wake = lambda: None
 
     def announce(self, service: str, endpoint: Endpoint, ttl: float) -> None:
         self._record("announce")
@@ -267,6 +272,10 @@ def test_repr_says_how_it_stands(registrar: FakeRegistrar) -> None:
         ({"ttl": 0}, ConfigurationError, "ttl is a number of seconds"),
         ({"ttl": float("inf")}, ConfigurationError, "ttl is a number of seconds"),
         ({"timeout": -1}, ConfigurationError, "timeout is a number of seconds"),
+        ({"propagation": -1}, ConfigurationError, "propagation is -1"),
+        ({"drain_timeout": float("inf")}, ConfigurationError, "drain_timeout is inf"),
+        ({"signals": "TERM"}, ConfigurationError, "signals is 'TERM'"),
+        ({"signals": (signal.SIGKILL,)}, ConfigurationError, "SIGKILL, which no program can catch"),
         ({"metadata": {"k": 1}}, ConfigurationError, "metadata are strings"),
         ({"to": "etcd://10.0.0.1"}, ConfigurationError, "known are consul, dir, zookeeper"),
         ({"to": "static://10.0.0.1:80"}, ConfigurationError, "unknown scheme 'static'"),
@@ -290,3 +299,183 @@ def test_registrars_by_url() -> None:
     assert type(open_registrar("dir:///run/registry?interval=0.1")) is DirectoryRegistrar
     assert str(open_registrar("dir:///run/registry")) == "dir:///run/registry"
     assert isinstance(FakeRegistrar(), Registrar)
+
+
+# ---------------------------------------------------------------------- self-test
+
+
+class Server:
+    """What a self-test asks: fit or not, or hanging."""
+
+    def __init__(self) -> None:
+        self.fit = True
+        self.go_on = threading.Event()
+        self.go_on.set()
+
+    def test(self) -> bool:
+        self.go_on.wait(PATIENCE)
+        return self.fit
+
+
+def test_a_failing_server_is_withdrawn_once_and_comes_back(
+    registrar: FakeRegistrar, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "clientlb.registration")
+    server = Server()
+    with register("orders", port=8080, to=registrar, ttl=0.3, self_test=server.test) as registration:
+        registrar.wait_for(1)
+        server.fit = False
+        registrar.wait_for(1, "withdraw")
+        assert "withdrawn" in repr(registration)
+        announcements = registrar.calls.count("announce")
+        registrar.wake()  # a reconnect does not bring it back
+        server.fit = True
+        registrar.wait_for(announcements + 2)
+    assert registrar.calls.count("withdraw") == 2
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert warnings == [
+        f"orders at {registration.endpoint} is withdrawn from fake://: the self-test returned False",
+    ]
+    assert sum("is announced to" in record.getMessage() for record in caplog.records) == 2
+
+
+def test_a_server_is_not_announced_before_it_passes(registrar: FakeRegistrar) -> None:
+    server, asked = Server(), threading.Semaphore(0)
+    server.fit = False
+
+    def test() -> bool:
+        asked.release()
+        return server.test()
+
+    with register("orders", port=8080, to=registrar, ttl=0.3, self_test=test) as registration:
+        assert asked.acquire(timeout=PATIENCE)
+        assert asked.acquire(timeout=PATIENCE)
+        assert not registration.wait(0)
+        assert not registrar.calls
+        server.fit = True
+        assert registration.wait(PATIENCE)
+
+
+def test_a_self_test_fails_by_raising_and_says_why(registrar: FakeRegistrar, caplog: pytest.LogCaptureFixture) -> None:
+    broken: list[Exception] = []
+
+    def test() -> None:  # None is fine: a test may only raise
+        if broken:
+            raise broken[0]
+
+    with register("orders", port=8080, to=registrar, ttl=0.3, self_test=test):
+        registrar.wait_for(1)
+        broken.append(OSError("disk full"))
+        registrar.wait_for(1, "withdraw")
+    assert "the self-test failed: disk full" in caplog.text
+
+
+def test_a_self_test_that_hangs_fails_and_holds_up_nothing(
+    registrar: FakeRegistrar, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = Server()
+    registration = register("orders", port=8080, to=registrar, ttl=0.3, self_test=server.test)
+    registrar.wait_for(1)
+    server.go_on.clear()
+    registrar.wait_for(1, "withdraw")
+    assert "the self-test has not ended for 0.1 s" in caplog.text
+    server.go_on.set()
+    announcements = registrar.calls.count("announce")
+    registrar.wait_for(announcements + 1)
+    server.go_on.clear()
+    registration.close()
+    assert joined(registration)
+    server.go_on.set()
+
+
+def test_a_withdrawal_that_fails_is_tried_again(registrar: FakeRegistrar) -> None:
+    server = Server()
+    with register("orders", port=8080, to=registrar, ttl=0.3, self_test=server.test):
+        registrar.wait_for(1)
+        registrar.down, server.fit = True, False
+        registrar.wait_for(2, "withdraw")
+        registrar.down = False
+        registrar.wait_for(3, "withdraw")
+
+
+# ---------------------------------------------------------------------- leaving
+
+
+def test_leave_takes_the_entry_out_first_and_stops_the_server_last(registrar: FakeRegistrar) -> None:
+    calls: list[str] = []
+    registration = register(
+        "orders",
+        port=8080,
+        to=registrar,
+        propagation=0.05,
+        on_leave=lambda: calls.append(f"unready {registrar.calls[-1]}"),
+        stop=lambda: calls.append(f"stop {registrar.calls[-1]} {registration.stage.value}"),
+    )
+    assert registration.wait(PATIENCE)
+    assert (registration.stage, registration.leaving) == (Stage.SERVING, False)
+    before = time.monotonic()
+    registration.leave()
+    assert time.monotonic() - before >= 0.05
+    assert calls == ["unready announce", "stop withdraw left"]
+    assert (registration.stage, registration.leaving) == (Stage.LEFT, True)
+    registration.leave()
+    registration.close()
+    assert len(calls) == 2
+    assert registrar.calls == ["announce", "withdraw"]
+
+
+def test_leave_waits_for_requests(registrar: FakeRegistrar) -> None:
+    registration = register("orders", port=8080, to=registrar, propagation=0)
+    assert registration.wait(PATIENCE)
+    leaving = threading.Thread(target=registration.leave)
+    with registration.request():
+        leaving.start()
+        wait_until(lambda: registration.stage is Stage.DRAINING)
+        assert registration.in_flight == 1
+        assert leaving.is_alive()
+    leaving.join(PATIENCE)
+    assert not leaving.is_alive()
+
+
+def test_leave_does_not_wait_for_ever(registrar: FakeRegistrar, caplog: pytest.LogCaptureFixture) -> None:
+    registration = register("orders", port=8080, to=registrar, timeout=0.1, propagation=0.1, drain_timeout=0.1)
+    assert registration.wait(PATIENCE)
+    registrar.go_on.clear()
+    with registration.request():
+        before = time.monotonic()
+        registration.leave()
+    assert 0.3 <= time.monotonic() - before < PATIENCE / 2
+    assert "1 requests have not ended" in caplog.text
+    registrar.go_on.set()
+
+
+def test_callbacks_that_fail_stop_nothing(registrar: FakeRegistrar, caplog: pytest.LogCaptureFixture) -> None:
+    def fail() -> None:
+        raise OSError("broken")
+
+    registration = register("orders", port=8080, to=registrar, propagation=0, on_leave=fail, stop=fail)
+    registration.leave()
+    assert registration.stage is Stage.LEFT
+    assert "on_leave of orders" in caplog.text
+    assert "stop of orders" in caplog.text
+
+
+async def test_aleave_does_not_block_the_loop(registrar: FakeRegistrar) -> None:
+    registration = register("orders", port=8080, to=registrar, propagation=0)
+    assert await asyncio.to_thread(registration.wait, PATIENCE)
+    registrar.go_on.clear()
+    asyncio.get_running_loop().call_soon(lambda: asyncio.get_running_loop().call_soon(registrar.go_on.set))
+    await registration.aleave()
+    assert registrar.calls == ["announce", "withdraw"]
+
+
+def test_a_registrar_is_told_when_a_registration_ends(registrar: FakeRegistrar) -> None:
+    with register("orders", port=8080, to=registrar):
+        attached = registrar.wake
+    assert registrar.wake is not attached
+
+
+def test_the_zone_may_come_from_the_environment(registrar: FakeRegistrar, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLIENTLB_ZONE", "eu-1")
+    with register("orders", port=1, to=registrar) as one, register("orders", port=1, to=registrar, zone="b") as other:
+        assert (one.endpoint.zone, other.endpoint.zone) == ("eu-1", "b")
