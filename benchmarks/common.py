@@ -22,11 +22,16 @@ Sides = Mapping[str, Callable[[], float]]
 
 
 def arguments(description: str | None) -> argparse.Namespace:
-    """The command line of every benchmark."""
+    """The command line of most benchmarks."""
+    return parser(description).parse_args()
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """What the command lines of all benchmarks have in common."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     parser.add_argument("--quick", action="store_true", help="a run of under a minute, with the same figures")
-    return parser.parse_args()
+    return parser
 
 
 def alternate(sides: Sides, rounds: int) -> dict[str, list[float]]:
@@ -57,7 +62,9 @@ class Report:
         self._noise: dict[str, float] = {}
         self._packages = packages
 
-    def add(self, name: str, value: float, *, target: float | None = None, anchor: str = "") -> None:
+    def add(
+        self, name: str, value: float, *, target: float | None = None, anchor: str = "", noise: float | None = None
+    ) -> None:
         """Add a figure.
 
         Args:
@@ -65,8 +72,11 @@ class Report:
             value: The figure.
             target: What it may be at most.
             anchor: What it is to be compared with, as printed in the table.
+            noise: What the figure may be off by.
         """
         self.figures[name] = round(value, 4)
+        if noise is not None:
+            self._noise[name] = noise
         if target is not None:
             self.targets[name] = f"<= {target:g}"
         if anchor:
@@ -78,8 +88,8 @@ class Report:
         """Add the median of the per-round ratios of two sides."""
         ratios = [mine / other for mine, other in zip(ours, base, strict=True)]
         low, _, high = statistics.quantiles(ratios, n=4)
-        self.add(name, statistics.median(ratios), target=target, anchor=anchor)
-        self._noise[name] = 1.57 * (high - low) / math.sqrt(len(ratios))
+        noise = 1.57 * (high - low) / math.sqrt(len(ratios))
+        self.add(name, statistics.median(ratios), target=target, anchor=anchor, noise=noise)
 
     @property
     def missed(self) -> list[str]:

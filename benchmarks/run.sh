@@ -6,7 +6,7 @@ cd "$(dirname "$0")"
 PYTHON=${PYTHON:-../.venv/bin/python}
 status=0
 sh nginx.sh || status=1
-for benchmark in pick overhead; do
+for benchmark in pick overhead discovery; do
     "$PYTHON" "$benchmark.py" "$@" || { echo "run.sh: $benchmark did not run to its end" >&2; status=1; }
 done
 exit $status

@@ -10,12 +10,14 @@ import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from clientlb import Endpoint
+
 TTL = 2.0
-"""Seconds after which a killed server is out of the registry."""
+"""Seconds after which a killed server is out of the registry, if a fleet is not told otherwise."""
 
 _PATIENCE = 30.0
 _ROOT = Path(__file__).parents[2]
@@ -24,12 +26,13 @@ _ROOT = Path(__file__).parents[2]
 class Server:
     """One process of `tests.e2e.server`."""
 
-    def __init__(self, name: str, registry: str, web: str, rpc: str) -> None:
+    def __init__(self, name: str, registry: str, web: str, rpc: str, ttl: float) -> None:
         self.name = name
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  # closed by `end`
         self._ready = False
+        self._times: dict[str, float] = {}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.e2e.server", name, registry, web, rpc, str(TTL)],
+            [sys.executable, "-m", "tests.e2e.server", name, registry, web, rpc, str(ttl)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -48,8 +51,9 @@ class Server:
 
     def joined(self) -> dict[str, float]:
         """When it was registered as what, in seconds of the monotonic clock."""
-        times: dict[str, float] = json.loads(self._line())
-        return times
+        if not self._times:
+            self._times = json.loads(self._line())
+        return self._times
 
     def kill(self) -> None:
         """SIGKILL, as a crash would."""
@@ -83,6 +87,11 @@ class Server:
         return self._log.read().decode(errors="replace")[-3000:]
 
 
+def names_of(endpoints: Iterable[Endpoint]) -> set[str]:
+    """The servers behind endpoints: an id is `NAME-SERVICE`, in Consul after its node."""
+    return {endpoint.id.rpartition("/")[2].partition("-")[0] for endpoint in endpoints}
+
+
 class Fleet:
     """All servers of one pair of services (`web` speaks HTTP, `rpc` gRPC) in one registry.
 
@@ -90,12 +99,14 @@ class Fleet:
         registry: Its URL.
         size: Servers that serve.
         spares: Servers that are kept warm besides.
+        ttl: Seconds after which a killed server is out of the registry.
     """
 
-    def __init__(self, registry: str, *, size: int = 3, spares: int = 2) -> None:
+    def __init__(self, registry: str, *, size: int = 3, spares: int = 2, ttl: float = TTL) -> None:
         suffix = uuid.uuid4().hex[:8]
         self.registry, self.web, self.rpc = registry, f"web-{suffix}", f"rpc-{suffix}"
         self.size = size
+        self._ttl = ttl
         self.serving: list[Server] = []
         self._numbers = itertools.count(1)
         self._all: list[Server] = []
@@ -104,7 +115,7 @@ class Fleet:
             self._start_spare()
 
     def _start_spare(self) -> None:
-        server = Server(f"s{next(self._numbers)}", self.registry, self.web, self.rpc)
+        server = Server(f"s{next(self._numbers)}", self.registry, self.web, self.rpc, self._ttl)
         self._all.append(server)
         self._spares.append(server)
 
@@ -152,9 +163,9 @@ class Fleet:
 
 
 @contextmanager
-def fleet_in(registry: str, *, size: int = 3, spares: int = 2) -> Iterator[Fleet]:
+def fleet_in(registry: str, *, size: int = 3, spares: int = 2, ttl: float = TTL) -> Iterator[Fleet]:
     """A fleet that serves."""
-    fleet = Fleet(registry, size=size, spares=spares)
+    fleet = Fleet(registry, size=size, spares=spares, ttl=ttl)
     try:
         fleet.fill()
         yield fleet

@@ -20,6 +20,7 @@ import clientlb.grpc.aio
 from clientlb import (
     BudgetOptions,
     ConfigurationError,
+    GuardOptions,
     HealthOptions,
     Options,
     RetryOptions,
@@ -55,7 +56,7 @@ def test_unknown_scheme_names_the_known_ones() -> None:
 BAD_OPTIONS: dict[str, Callable[[], object]] = {
     "policy": lambda: Options(policy="fastest"),
     "wait_for_endpoints": lambda: Options(wait_for_endpoints=-1),
-    "hold_empty": lambda: Options(hold_empty=float("nan")),
+    "guard.hold": lambda: GuardOptions(hold=float("nan")),
     "health.consecutive_failures": lambda: Options(health=HealthOptions(consecutive_failures=0)),
     "health.open_for": lambda: Options(health=HealthOptions(open_for=0)),
     "retry.statuses": lambda: Options(retry=RetryOptions(statuses=frozenset({42}))),

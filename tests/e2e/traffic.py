@@ -7,13 +7,13 @@ import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
 from clientlb import Balancer, Services
-from tests.e2e.fleet import Fleet, Server
+from tests.e2e.fleet import Fleet, Server, names_of
 from tests.e2e.shells import ASYNC, SYNC, speaks_grpc
 from tests.servers.process import wait_until
 
@@ -38,14 +38,18 @@ class Traffic:
         services: Who knows the endpoints.
         fleet: Says which service to call.
         store: Make the calls that are not idempotent.
+        rate: Calls per second, of all workers together; None is as many as they can make.
     """
 
-    def __init__(self, shell: str, services: Services, fleet: Fleet, *, store: bool = False) -> None:
+    def __init__(
+        self, shell: str, services: Services, fleet: Fleet, *, store: bool = False, rate: float | None = None
+    ) -> None:
         self.shell = shell
         self.service = fleet.rpc if speaks_grpc(shell) else fleet.web
         self.calls: list[Call] = []
         self._services = services
         self._method = "store" if store else "load"
+        self._interval = WORKERS / rate if rate else 0.0
         self._ending = threading.Event()
         self._broken = ""
         self._failed = 0
@@ -74,6 +78,7 @@ class Traffic:
                     except Exception as error:
                         self._note(started, error)
                         self._ending.wait(0.02)
+                    self._ending.wait(self._pause(started))
 
             threads = [threading.Thread(target=work, daemon=True) for _ in range(WORKERS)]
             for thread in threads:
@@ -93,8 +98,13 @@ class Traffic:
                     except Exception as error:
                         self._note(started, error)
                         await asyncio.sleep(0.02)
+                    await asyncio.sleep(self._pause(started))
 
             await asyncio.gather(*(work() for _ in range(WORKERS)))
+
+    def _pause(self, started: float) -> float:
+        """Until the next call of a worker whose last one began at `started`."""
+        return max(0.0, started + self._interval - time.monotonic())
 
     def _note(self, started: float, result: str | Exception) -> None:
         ended = time.monotonic()
@@ -118,8 +128,12 @@ class Traffic:
 
     def wait_calls(self, count: int) -> None:
         """Wait until `count` calls have ended that began after now."""
-        now = time.monotonic()
-        self._wait(lambda: sum(call.started > now for call in list(self.calls)) >= count, 15.0, f"{count} calls")
+        now, known = time.monotonic(), len(self.calls)
+        self._wait(lambda: sum(call.started > now for call in self.calls[known:]) >= count, 15.0, f"{count} calls")
+
+    def go_on(self, until: float) -> None:
+        """Go on calling until the monotonic clock says `until`, or a call fails."""
+        self._wait(lambda: time.monotonic() >= until, max(0.0, until - time.monotonic()) + 1.0, "the time is over")
 
     def wait_retry(self) -> None:
         """Wait until an attempt has failed and was repeated."""
@@ -129,6 +143,14 @@ class Traffic:
         """Wait until the balancer was told that its registry fails."""
         self._wait(lambda: self.balancer.failing_since is not None, 15.0, "the outage is noticed")
 
+    def wait_confirmed(self, names: Iterable[str], timeout: float = 15.0) -> None:
+        """Wait until each of these servers is in the list because the registry names it, and not in limbo."""
+        self._wait(lambda: set(names) <= self.confirmed, timeout, f"the registry names {names}")
+
+    def wait_only_confirmed(self, names: Iterable[str], timeout: float = 30.0) -> None:
+        """Wait until these servers, and no others, are in the list because the registry names them."""
+        self._wait(lambda: set(names) == self.confirmed, timeout, f"the registry names {names} and nobody else")
+
     def wait_gone(self, server: Server) -> None:
         """Wait until the server is in the list no more."""
         self._wait(lambda: not self.lists(server), 30.0, f"{server.name} is out of the list")
@@ -136,6 +158,10 @@ class Traffic:
     def wait_endpoints(self, count: int) -> None:
         """Wait until the list of the service has `count` endpoints."""
         self._wait(lambda: len(self.balancer.endpoints) == count, 30.0, f"{count} endpoints")
+
+    def wait_for(self, condition: Callable[[], object], what: str) -> None:
+        """Wait until something else is true, while no call fails."""
+        self._wait(condition, 30.0, what)
 
     def _wait(self, condition: Callable[[], object], timeout: float, what: str) -> None:
         try:
@@ -155,8 +181,13 @@ class Traffic:
 
     def lists(self, server: Server) -> bool:
         """Whether the server is in the list of endpoints."""
-        id = f"{server.name}-{self.service}"
-        return any(endpoint.id.rpartition("/")[2] == id for endpoint in self.balancer.endpoints)
+        return server.name in names_of(self.balancer.endpoints)
+
+    @property
+    def confirmed(self) -> set[str]:
+        """Whom the registry named last, as far as the balancer has heard."""
+        balancer = self.balancer
+        return names_of(balancer.endpoints) - names_of(balancer.limbo)
 
     def check_no_failures(self) -> None:
         """There were calls, and none failed."""

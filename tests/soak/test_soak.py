@@ -6,65 +6,90 @@ failure names.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
 from clientlb import Services
 from tests.conftest import running
+from tests.e2e.faults import History
 from tests.e2e.fleet import Fleet, fleet_in
-from tests.e2e.shells import REGISTRIES
 from tests.e2e.traffic import Traffic
-from tests.servers.consul import ConsulServer
-from tests.servers.process import wait_until
+from tests.servers.consul import ConsulCluster, ConsulServer
+from tests.servers.process import ServerProcess, wait_until
 from tests.servers.zookeeper import ZooKeeperServer
 
 SECONDS = float(os.environ.get("SOAK_SECONDS", "120"))
 SEED = int(os.environ.get("SOAK_SEED", str(time.time_ns() % 10_000)))
 SHELLS = ("httpx async", "httpx2 sync", "grpc aio", "grpc sync")
+KINDS = ("dir", "zookeeper", "consul", "consul with two agents")
+NODE_LOST_AFTER = 8.0  # seconds: by then Consul has told everybody that a node is gone
 
 
-@pytest.mark.parametrize("kind", REGISTRIES)
+@contextmanager
+def registry(kind: str, folder: Path) -> Iterator[tuple[str, str, ServerProcess | None]]:
+    """The URL for the callers, the one for the servers, and what may be killed."""
+    with ExitStack() as stack:
+        if kind == "dir":
+            yield f"dir://{folder}", f"dir://{folder}", None
+        elif kind == "consul with two agents":
+            cluster = stack.enter_context(running(ConsulCluster()))
+            callers, servers, _ = cluster.servers
+            yield callers.url, servers.url, servers
+        else:
+            server = stack.enter_context(running({"zookeeper": ZooKeeperServer, "consul": ConsulServer}[kind]()))
+            yield server.url, server.url, server
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_nothing_costs_a_call(kind: str, tmp_path: Path) -> None:
     rng = random.Random(SEED)
     happened: list[str] = []
-    with contextlib.ExitStack() as stack:
-        registry = {"zookeeper": ZooKeeperServer, "consul": ConsulServer}.get(kind)
-        server = stack.enter_context(running(registry())) if registry else None
-        url = server.url if server else f"dir://{tmp_path}"
+    with registry(kind, tmp_path) as (url, servers_url, server):
         descriptors, threads = count_descriptors(), threading.active_count()
-        with fleet_in(url, size=4, spares=2) as fleet, Services(url) as services:
-            with contextlib.ExitStack() as calling:
-                traffics = [calling.enter_context(Traffic(shell, services, fleet)) for shell in SHELLS]
-                for traffic in traffics:
-                    traffic.wait_endpoints(4)
-                end = time.monotonic() + SECONDS
-                while time.monotonic() < end:
-                    act = rng.choice(["crash", "leave", "crash", "leave"] + ["registry"] * bool(server))
-                    happened.append(act)
-                    if server is not None and act == "registry":
-                        server.kill()
+        with fleet_in(servers_url, size=4, spares=2) as fleet:
+            history = History(fleet)
+            with Services(url, hooks=[history]) as services:
+                with ExitStack() as calling:
+                    traffics = [calling.enter_context(Traffic(shell, services, fleet)) for shell in SHELLS]
+                    end = time.monotonic() + SECONDS
+                    while True:
                         for traffic in traffics:
-                            traffic.wait_calls(100)
-                        server.start()
-                    else:
-                        change(fleet, act, rng)
-                    for traffic in traffics:
-                        traffic.wait_endpoints(4)
-                        traffic.wait_served_by(*fleet.names, timeout=60)
-                        traffic.check_no_failures()
-            for traffic in traffics:
-                traffic.check_no_failures()
-                traffic.check_nothing_in_flight()
+                            traffic.wait_only_confirmed(fleet.names)
+                            traffic.wait_served_by(*fleet.names, timeout=60)
+                            traffic.check_no_failures()
+                        assert not history.losses, f"{history.losses} served when they were let go: {happened}"
+                        if time.monotonic() > end:
+                            break
+                        act = rng.choice(["crash", "leave", "crash", "leave"] + ["registry"] * bool(server))
+                        happened.append(act)
+                        if server is not None and act == "registry":
+                            restart(server, traffics, rng)
+                        else:
+                            change(fleet, act, rng)
+                for traffic in traffics:
+                    traffic.check_no_failures()
+                    traffic.check_nothing_in_flight()
         wait_until(lambda: threading.active_count() <= threads, 15, f"{threads} threads are left")
         wait_until(lambda: count_descriptors() <= descriptors, 15, f"{descriptors} descriptors are left")
     calls = sum(len(traffic.calls) for traffic in traffics)
     print(f"\n{kind}, seed {SEED}: {calls} calls, {len(happened)} things happened, no call failed")
+
+
+def restart(server: ServerProcess, traffics: list[Traffic], rng: random.Random) -> None:
+    """Kill the registry, or the part of it in which the servers are, and start it again at once or much later."""
+    server.kill()
+    if rng.random() < 0.5:
+        traffics[0].go_on(time.monotonic() + NODE_LOST_AFTER)
+    for traffic in traffics:
+        traffic.wait_calls(100)
+    server.start()
 
 
 def change(fleet: Fleet, act: str, rng: random.Random) -> None:
