@@ -1,7 +1,7 @@
 # Everything that a fresh Debian or Ubuntu machine with Python 3.11+ needs is installed by these targets.
 #
 #   make demo    create the environment and watch calls survive a killed server
-#   make test    fetch real ZooKeeper and Consul servers, lint, type-check, run every test
+#   make test    fetch real servers (ZooKeeper, Consul, etcd), lint, type-check, run every test
 #   make lint    ruff, mypy --strict and pyright's check of the public types
 #   make bench   the benchmarks, as tables        make soak   long runs
 #   make docs    the documentation, into site/    make env    only the environment, in .venv
@@ -36,7 +36,7 @@ servers:
 test: env servers lint
 	CLIENTLB_EXPECT_CONSUL_LIBRARY=python-consul $(BIN)/pytest $(ARGS)
 	CLIENTLB_EXPECT_CONSUL_LIBRARY=py-consul PYTHONPATH=$(PY_CONSUL) $(BIN)/pytest \
-		tests/discovery/test_consul.py tests/registration/test_consul.py
+		tests/discovery/test_consul*.py tests/registration/test_consul.py
 
 lint: env
 	$(BIN)/ruff check

@@ -10,6 +10,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 PROMISES = {
     "http_client.py": ["serves orders/v1/items/7", "60 more calls, one server gone", "endpoints healthy"],
     "grpc_client.py": ["40 calls over two servers", "2 of 2 endpoints healthy"],
+    "graceful_server.py": ["exit status of the old server: 0", "calls, 0 failed"],
     "any_client.py": ["/v1/items/7", "still served by", "retries: "],
 }
 

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "clientlb"
 # From the bottom up. A module may import from its own floor and from those below it. `docs/design.md` shows the same.
 FLOORS = [
     ["errors", "endpoint", "outcome", "events", "backoff", "options", "config", "classify", "histogram", "aio"],
-    ["health"],
+    ["health", "guard"],
     ["node", "figures"],
     ["policy", "retry"],
     ["pick", "stats", "explain"],
@@ -20,7 +20,7 @@ FLOORS = [
     ["call", "drive", "decorator"],
     ["discovery", "registration", "telemetry"],
     ["services"],
-    ["testing"],
+    ["testing", "simulation"],
     ["_http", "httpx", "httpx2", "grpc"],
     ["cli", "__main__"],
 ]
@@ -29,9 +29,21 @@ ROOF = {"__init__"}  # `clientlb` itself: shows the public names, and nobody bel
 
 # these stand beside the balancer, not on it: it meets discovery only in update() and error(), telemetry only in events
 SEES_THE_GROUND_ONLY = {"discovery", "registration", "telemetry"}
-PURE = {"health", "policy", "retry", "backoff", "outcome", "endpoint", "histogram", "figures", "node"}
+PURE = {
+    "health",
+    "policy",
+    "retry",
+    "backoff",
+    "outcome",
+    "endpoint",
+    "histogram",
+    "figures",
+    "node",
+    "guard",
+    "simulation",
+}
 IMPURE_MODULES = {"time", "threading", "asyncio", "socket", "logging", "os", "subprocess"}
-EXTRAS = {"httpx", "httpx2", "grpc", "kazoo", "consul", "requests", "prometheus_client", "rich"}
+EXTRAS = {"httpx", "httpx2", "grpc", "kazoo", "consul", "requests", "prometheus_client", "rich", "dns", "matplotlib"}
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
@@ -109,6 +121,8 @@ def test_extras_are_imported_only_in_their_own_rooms(path):
         "consul": {"discovery", "registration"},
         "requests": {"discovery", "registration"},
         "rich": {"cli"},
+        "dns": {"discovery"},
+        "matplotlib": set(),
     }
     for imported in imports_of(path, everywhere=False):
         extra = imported.split(".")[0]

@@ -138,7 +138,8 @@ def services(discovery: ManualDiscovery) -> Iterator[clientlb.Services]:
     retry = clientlb.RetryOptions(
         stop=stop_after_attempt(3), wait=wait_none(), budget=clientlb.BudgetOptions(reserve=1000)
     )
-    options = clientlb.Options(policy="round_robin", retry=retry, hold_empty=0, wait_for_endpoints=5.0)
+    guard = clientlb.GuardOptions(hold=0, empty_hold=0)  # who is taken off the list is gone at once
+    options = clientlb.Options(policy="round_robin", retry=retry, guard=guard, wait_for_endpoints=5.0)
     with clientlb.Services(discovery, options=options) as made:
         yield made
 
