@@ -12,6 +12,8 @@ BIN := .venv/bin
 # the maintained fork of python-consul has the same module name, so it lives beside the environment, not in it
 PY_CONSUL := .tools/py-consul
 ARGS ?=
+# most tests wait for servers, so more of them than cores run at once; -n 0 runs them one after another
+PYTEST := $(BIN)/pytest -n 3 --dist loadfile
 
 .PHONY: env demo servers test lint bench soak docs clean
 
@@ -34,8 +36,8 @@ servers:
 	sh tests/servers/fetch.sh
 
 test: env servers lint
-	CLIENTLB_EXPECT_CONSUL_LIBRARY=python-consul $(BIN)/pytest $(ARGS)
-	CLIENTLB_EXPECT_CONSUL_LIBRARY=py-consul PYTHONPATH=$(PY_CONSUL) $(BIN)/pytest \
+	CLIENTLB_EXPECT_CONSUL_LIBRARY=python-consul $(PYTEST) $(ARGS)
+	CLIENTLB_EXPECT_CONSUL_LIBRARY=py-consul PYTHONPATH=$(PY_CONSUL) $(PYTEST) \
 		tests/discovery/test_consul*.py tests/registration/test_consul.py
 
 lint: env
