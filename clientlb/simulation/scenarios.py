@@ -1,0 +1,358 @@
+"""The scenarios: fleets that were published, and fleets in which something goes wrong.
+
+A scenario has one point or several, such as the steps of a ramp. Each is a `Setting`, so a scenario of your own is a
+few lines. Where a scenario is somebody's published experiment, its summary says whose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from math import inf
+
+from clientlb.simulation.record import Result
+from clientlb.simulation.server import Condition, Server
+from clientlb.simulation.setting import HARSH, MID, MILD, ClippedNormal, Exponential, Setting, Steady
+from clientlb.simulation.world import World
+
+
+def _no_figures(result: Result) -> dict[str, float]:
+    return {}
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """An experiment with a name.
+
+    Args:
+        name: For the command line.
+        summary: What happens, in a line.
+        points: The fleets to run, by what tells them apart.
+        figures: What this scenario is about, beyond what every result has.
+    """
+
+    name: str
+    summary: str
+    points: Mapping[str, Setting]
+    figures: Callable[[Result], dict[str, float]] = _no_figures
+
+
+# ---------------------------------------------------------------------- what goes wrong
+
+
+def _sinkhole(world: World, count: int) -> None:
+    for server in world.servers[:count]:
+        world.at(world.setting.warm_up, partial(setattr, server, "condition", Condition.FAILING))
+
+
+def _black_hole(world: World, count: int) -> None:
+    for server in world.servers[:count]:
+        world.at(world.setting.warm_up, server.fall_silent)
+
+
+def _one_slow(world: World) -> None:
+    for moment, least_work in ((15.0, 2.0), (45.0, 0.0)):
+        world.at(moment, partial(setattr, world.servers[0], "least_work", least_work))
+
+
+def _fluctuating(world: World, every: float, fastest: float) -> None:
+    rng = world.rng("fluctuation")
+
+    def redraw() -> None:
+        for server in world.servers:
+            server.speed = rng.choice((1.0, fastest))
+        world.at(world.loop.now + every, redraw)
+
+    world.at(0.0, redraw)
+
+
+def _come_cold(world: World, server: Server) -> None:
+    """Let a new server begin three times slower than it will be after ten seconds."""
+    warm = server.speed
+    server.speed = warm / 3.0
+    world.at(world.loop.now + 10.0, partial(setattr, server, "speed", warm))
+
+
+def _rolling_restart(world: World, batch: int, every: float) -> None:
+    """Kill and replace `batch` servers at a time. Discovery drops them after 1 s and has the new ones after 3.5 s."""
+
+    def restart(leaving: list[Server]) -> None:
+        for server in leaving:
+            server.stop()
+        now = world.loop.now
+        world.at(now + 1.0, lambda: world.announce(server for server in world.listed if server not in leaving))
+        world.at(now + 3.0, lambda: arrive(leaving))
+
+    def arrive(left: list[Server]) -> None:
+        fresh = [world.start_server(f"{server.endpoint.id}+", world.host_of(server)) for server in left]
+        for server in fresh:
+            _come_cold(world, server)
+        world.at(world.loop.now + 0.5, lambda: world.announce([*world.listed, *fresh]))
+
+    servers = list(world.servers)
+    for turn, start in enumerate(range(0, len(servers), batch)):
+        world.at(world.setting.warm_up + turn * every, partial(restart, servers[start : start + batch]))
+
+
+def _cold_servers(world: World, count: int) -> None:
+    """Swap servers for new ones that are cold. Nothing breaks: those that leave finish what they have."""
+
+    def swap() -> None:
+        leaving = world.servers[:count]
+        fresh = [world.start_server(f"{server.endpoint.id}+", world.host_of(server)) for server in leaving]
+        for server in fresh:
+            _come_cold(world, server)
+        world.announce([*world.listed[count:], *fresh])
+
+    world.at(world.setting.warm_up, swap)
+
+
+def _zone_failure(world: World, silent: bool) -> None:
+    """A zone is gone. Discovery drops it after 10 s, and has it again when it is back after 20 s."""
+    zone = [server for server in world.servers if server.endpoint.zone == "zone-0"]
+    begins = world.setting.warm_up
+
+    def recover() -> None:
+        for server in zone:
+            server.condition = Condition.SERVING
+        world.announce(world.servers)
+
+    for server in zone:
+        world.at(begins, server.fall_silent if silent else server.stop)
+    world.at(begins + 10.0, lambda: world.announce(server for server in world.servers if server not in zone))
+    world.at(begins + 20.0, recover)
+
+
+def _stale_discovery(world: World, silent: bool) -> None:
+    """Half of the servers move elsewhere, and discovery does not notice."""
+    for server in world.servers[: world.setting.servers // 2]:
+        world.at(world.setting.warm_up, server.fall_silent if silent else server.stop)
+
+
+OUTAGE_AFTER = 5.0
+"""Seconds into what is measured at which an outage of all servers begins."""
+
+
+def _stall(world: World, seconds: float) -> None:
+    begins = world.setting.warm_up + OUTAGE_AFTER
+    for server in world.servers:
+        world.at(begins, partial(setattr, server, "capacity", 0.0))
+        world.at(begins + seconds, partial(setattr, server, "capacity", world.setting.cores))
+
+
+def _fail_all(world: World, seconds: float) -> None:
+    begins = world.setting.warm_up + OUTAGE_AFTER
+    for server in world.servers:
+        world.at(begins, partial(setattr, server, "condition", Condition.FAILING))
+        world.at(begins + seconds, partial(setattr, server, "condition", Condition.SERVING))
+
+
+def _pause_clients(world: World, pauses: int, seconds: float, every: float) -> None:
+    """The clients' own processes stand still, all at once and again and again."""
+
+    def pause() -> None:
+        for client in world.clients:
+            client.stalled_until = world.loop.now + seconds
+
+    for turn in range(pauses):
+        world.at(world.setting.warm_up + 1.0 + turn * every, pause)
+
+
+# ---------------------------------------------------------------------- what is asked of the result
+
+
+def _to_first(count: int, result: Result) -> dict[str, float]:
+    return {"share of the bad ones": sum(result.shares[:count])}
+
+
+def _black_hole_figures(count: int, result: Result) -> dict[str, float]:
+    setting = result.setting
+    since = setting.warm_up + 1.0
+    received = result.attempts(result.servers[:count], since)
+    minutes = (setting.ends - since) / 60.0
+    return {"swallowed per client and minute": received / setting.clients / count / minutes}
+
+
+def _outage_figures(seconds: float, result: Result) -> dict[str, float]:
+    """How much the retries add while everything fails, and how long the fleet takes to get well again."""
+    began = result.setting.warm_up + OUTAGE_AFTER
+    ended = began + seconds
+    offered = result.attempts(since=began, until=ended) / (result.setting.rate * seconds)
+    unwell = [moment.second for moment in result.timeline(0.5) if moment.lost > 0.01 * moment.calls]
+    return {"offered load": offered, "recovery (s)": max(0.0, max(unwell, default=ended) + 0.5 - ended)}
+
+
+# ---------------------------------------------------------------------- the list
+
+
+def _scenarios() -> Iterator[Scenario]:
+    ramp = [0.75 * (10.0 / 9.0) ** step for step in range(9)]
+    crowded = Setting(antagonists=MILD, hobble=0.85)
+    yield Scenario(
+        "fig6",
+        "Prequal's Fig. 6: 100x100, mild neighbours, load from 0.75 to 1.74 of what is allocated",
+        {f"{load:.2f}": replace(crowded, load=load) for load in ramp},
+    )
+    halved = Setting(slow_share=0.5, work=ClippedNormal(0.054))
+    yield Scenario(
+        "fig7",
+        "Prequal's Fig. 7: 100x100, half of the servers twice as slow, 70 % (mid) and 90 % (harsh neighbours)",
+        {"70 % mid": replace(halved, load=0.7, antagonists=MID), "90 % harsh": replace(halved, antagonists=HARSH)},
+        _fast_share,
+    )
+    yield Scenario(
+        "fig8",
+        "Prequal's Fig. 8: 100x100, mild neighbours, 1.5 times the allocation",
+        {"1.50": replace(crowded, load=1.5)},
+    )
+    yield Scenario(
+        "fig9",
+        "Prequal's Fig. 9: 100x100, half of the servers twice as slow, 75 %",
+        {"75 % mid": replace(halved, load=0.75, antagonists=MID, work=ClippedNormal(0.0287))},
+        _fast_share,
+    )
+    harsh = Setting(slow_share=0.5, antagonists=HARSH)
+    yield Scenario(
+        "harsh", "100x100, harsh neighbours, half of the servers twice as slow, 90 %", {"100x100": harsh}, _fast_share
+    )
+    yield Scenario(
+        "small",
+        "fleets as Python services have them: 4x10 and 20x20, harsh neighbours, half slow, 90 %",
+        {
+            f"{clients}x{servers}": replace(harsh, clients=clients, servers=servers)
+            for clients, servers in ((4, 10), (20, 20))
+        },
+        _fast_share,
+    )
+    yield Scenario(
+        "buoyant",
+        "Linkerd's test of 2016: one client, 11 servers, one of them takes 2 s from second 15 to 45",
+        {
+            "1x11": Setting(
+                clients=1,
+                servers=11,
+                calls_per_second=1000.0,
+                work=Steady(0.167, 0.005),
+                cores=inf,
+                round_trip=0.0,
+                warm_up=0.0,
+                measured=60.0,
+                incidents=_one_slow,
+            )
+        },
+        lambda result: {"success within 1 s": result.within(1.0)},
+    )
+    rates, slots, service = (1.0, 3.0), 4, 0.004
+    yield Scenario(
+        "c3",
+        "C3's fluctuating servers: 60x20, the speed of each drawn anew every 10, 100 and 500 ms, 70 %",
+        {
+            f"{every * 1000:.0f} ms": Setting(
+                clients=60,
+                servers=20,
+                calls_per_second=0.7 * 20 * slots * sum(rates) / len(rates) / service,
+                work=Exponential(service),
+                cores=slots,
+                round_trip=0.002,
+                warm_up=1.0,
+                measured=4.0,
+                incidents=partial(_fluctuating, every=every, fastest=rates[1]),
+            )
+            for every in (0.01, 0.1, 0.5)
+        },
+    )
+    yield from _incidents()
+
+
+def _fast_share(result: Result) -> dict[str, float]:
+    slow = int(result.setting.slow_share * result.setting.servers)
+    return {"share of the fast ones": sum(result.shares[slow:])}
+
+
+def _incidents() -> Iterator[Scenario]:
+    calm = Setting(antagonists=MILD, load=0.7)
+    sinkhole = replace(calm, incidents=partial(_sinkhole, count=2))
+    yield Scenario(
+        "sinkhole",
+        "100x100, 70 %: two servers answer at once, with errors",
+        {"no retries": replace(sinkhole, retries=False), "retries": sinkhole},
+        partial(_to_first, 2),
+    )
+    some = replace(calm, clients=20, servers=20, attempt_timeout=1.0)
+    yield Scenario(
+        "black-hole",
+        "20x20, 70 %: one server accepts everything and answers nothing; an attempt is given 1 s",
+        {"20x20": replace(some, measured=60.0, incidents=partial(_black_hole, count=1))},
+        partial(_black_hole_figures, 1),
+    )
+    yield Scenario(
+        "restart-storm",
+        "20x50, 60 %: five servers at a time are killed and come back cold, every 5 s, until all were",
+        {
+            "20x50": replace(
+                some, servers=50, load=0.6, measured=60.0, incidents=partial(_rolling_restart, batch=5, every=5.0)
+            )
+        },
+    )
+    yield Scenario(
+        "cold",
+        "20x20, 70 %: four servers are replaced by new ones that are three times slower for 10 s",
+        {"20x20": replace(some, measured=20.0, incidents=partial(_cold_servers, count=4))},
+        lambda result: {"share of the new ones": sum(result.shares[20:])},
+    )
+    zones = replace(some, servers=30, zones=3, load=0.55, measured=30.0)
+    yield Scenario(
+        "zone",
+        "20x30 in three zones, 55 %: one zone is gone for 20 s, discovery notices after 10 s",
+        {
+            "refused": replace(zones, incidents=partial(_zone_failure, silent=False)),
+            "silent": replace(zones, incidents=partial(_zone_failure, silent=True)),
+        },
+    )
+    stale = replace(some, load=0.4)
+    yield Scenario(
+        "stale",
+        "20x20, 40 %: half of the servers are gone and discovery names them still",
+        {
+            "refused": replace(stale, incidents=partial(_stale_discovery, silent=False)),
+            "silent": replace(stale, incidents=partial(_stale_discovery, silent=True)),
+        },
+    )
+    small = Setting(
+        clients=20,
+        servers=10,
+        calls_per_second=800.0,
+        work=Exponential(0.1),
+        cores=10.0,
+        attempt_timeout=1.0,
+        warm_up=10.0,
+        measured=40.0,
+    )
+    yield Scenario(
+        "retry-storm",
+        "20x10, 80 %: all servers stand still for 2 s, then drop what nobody waits for, or work it off all the same",
+        {
+            "drop": replace(small, incidents=partial(_stall, seconds=2.0)),
+            "work off": replace(small, cancels=False, incidents=partial(_stall, seconds=2.0)),
+        },
+        partial(_outage_figures, 2.0),
+    )
+    yield Scenario(
+        "outage",
+        "20x10, 80 %: all servers answer with errors for 10 s",
+        {"errors": replace(small, incidents=partial(_fail_all, seconds=10.0))},
+        partial(_outage_figures, 10.0),
+    )
+    alone = Setting(clients=1, servers=4, load=0.7, attempt_timeout=1.0, antagonists=MILD)
+    yield Scenario(
+        "correlated",
+        "1x4, 70 %: the client's own process stands still, once for 2 s, or for 1.2 s out of 1.4 s, ten times",
+        {
+            "one pause": replace(alone, incidents=partial(_pause_clients, pauses=1, seconds=2.0, every=1.0)),
+            "crawling": replace(alone, incidents=partial(_pause_clients, pauses=10, seconds=1.2, every=1.4)),
+        },
+    )
+
+
+SCENARIOS: Mapping[str, Scenario] = {scenario.name: scenario for scenario in _scenarios()}
