@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address
@@ -16,6 +16,7 @@ from clientlb.errors import InvalidEndpointError
 # second header line, a second address or another scheme (`unix:x`) into one of them is refused here, once, for every
 # registry. What is left are letters and digits of any script, "_", "-", "."; and ":", which only an IPv6 address has.
 _NAME_OR_IPV4 = re.compile(r"[\w.-]{1,253}").fullmatch
+_LARGEST = sys.float_info.max
 _NO_METADATA: Mapping[str, str] = MappingProxyType({})
 
 
@@ -36,7 +37,7 @@ class Endpoint:
         metadata: Anything else that the registry knows, as strings.
 
     Raises:
-        InvalidEndpointError: A host, port or weight that no server can have.
+        InvalidEndpointError: A host, port or weight that no server can have, or an id that is not text.
     """
 
     host: str
@@ -52,11 +53,14 @@ class Endpoint:
     def __post_init__(self) -> None:
         host, port, weight = self.host, self.port, self.weight
         if not isinstance(host, str) or not _is_host(host):
-            raise InvalidEndpointError(f"endpoint host {_short(host)} is not a host name or an IP address")
+            shown = "with an @, maybe credentials," if "@" in str(host) else _short(host)
+            raise InvalidEndpointError(f"endpoint host {shown} is not a host name or an IP address")
         if not isinstance(port, int) or isinstance(port, bool) or not 0 < port < 65536:
             raise InvalidEndpointError(f"endpoint {_short(host)}: port {_short(port)} is not a number from 1 to 65535")
-        if not isinstance(weight, (int, float)) or not math.isfinite(weight) or weight <= 0:
+        if not isinstance(weight, (int, float)) or not 0 < weight <= _LARGEST:  # nor NaN, nor infinity
             raise InvalidEndpointError(f"endpoint {_short(host)}, port {port}: weight {_short(weight)} is not above 0")
+        if not _is_text(self.id):
+            raise InvalidEndpointError(f"endpoint {_short(host)}, port {port}: the id {_short(self.id)} is not text")
         if not self.id:
             object.__setattr__(self, "id", self.address)
         if self.metadata is not _NO_METADATA:
@@ -89,6 +93,15 @@ def _is_host(host: str) -> bool:
     except ValueError:
         return False
     return "%" not in host  # a zone, such as fe80::1%eth0, means something on its own machine only
+
+
+def _is_text(value: object) -> bool:
+    if not isinstance(value, str):
+        return False
+    try:
+        return value.isascii() or bool(value.encode())
+    except UnicodeEncodeError:  # half of a surrogate pair, as in a file name that is not UTF-8
+        return False
 
 
 def _short(value: object) -> str:

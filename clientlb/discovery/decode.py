@@ -99,8 +99,8 @@ def open_decoder(format: str | Decoder | None = None) -> Decoder:
         raise ConfigurationError(f"unknown format {format!r} of instances; known are {known}")
     try:
         found = added[format].load()
-    except (ImportError, AttributeError) as error:
-        raise ConfigurationError(f"the format {format!r} cannot be imported: {error}") from error
+    except Exception as error:  # the module is somebody else's: it may fail with anything
+        raise ConfigurationError(f"the format {format!r} cannot be imported: {error!r}") from error
     return _checked(found, repr(format))
 
 
@@ -177,6 +177,10 @@ class InstanceDecoder:
         self._skipped.pop(id, None)
         return endpoint
 
+    def leave_out(self, id: str, problem: str) -> None:
+        """Note that an instance is there and its data cannot be had."""
+        self._skip(id, problem.encode(), InvalidEndpointError(problem))
+
     def forget(self, ids: Iterable[str]) -> None:
         """Note that instances left: they are no longer counted, and their vectors no longer apply."""
         for id in ids:
@@ -212,7 +216,10 @@ class InstanceDecoder:
         if self._skipped.get(id) != version:
             self._skipped[id] = version
             shown = redact(unquote(id[:1000])) if is_dubbo(id) else id
-            problem = error if isinstance(error, InvalidEndpointError) else f"{type(error).__name__} in its decoder"
+            # As text: the error itself would keep the bytes alive, by its traceback, in handlers that keep records.
+            problem = (
+                str(error) if isinstance(error, InvalidEndpointError) else f"{type(error).__name__} in its decoder"
+            )
             logger.warning("%s: instance %s is left out: %s", self._source, _short(shown), problem)
 
 

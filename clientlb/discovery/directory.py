@@ -46,10 +46,10 @@ class DirectoryDiscovery:
         path: The root of the registry.
         interval: Seconds between two looks (default 0.1).
         clock: Wall-clock time, in seconds since the epoch; owners of leases use the same clock.
-        decoder: The format of the files, as for `open_decoder` (default: that of each file is recognised).
+        format: The format of the files, as for `open_decoder` (default: that of each file is recognised).
 
     Raises:
-        ConfigurationError: The path, the interval or the decoder cannot be right.
+        ConfigurationError: The path, the interval or the format cannot be right.
     """
 
     def __init__(
@@ -58,13 +58,13 @@ class DirectoryDiscovery:
         *,
         interval: float = INTERVAL,
         clock: Callable[[], float] = time.time,
-        decoder: str | Decoder | None = None,
+        format: str | Decoder | None = None,
     ) -> None:
         self._root = absolute(path)
         self._interval = checked_seconds("interval", interval)
         self._clock = clock
-        self._format = decoder
-        open_decoder(decoder)  # a wrong one fails here rather than at the first call
+        self._format = format
+        open_decoder(format)  # a wrong one fails here rather than at the first call
         self._poller = Poller("dir", self._interval)
 
     @classmethod
@@ -72,7 +72,7 @@ class DirectoryDiscovery:
         """Read `dir:///PATH?interval=SECONDS&format=NAME`."""
         parts, options = split_url(url, ("interval", "format"))
         interval = seconds_option(options, "interval", INTERVAL)
-        return cls(path_of(url, parts), interval=interval, decoder=options.get("format"))
+        return cls(path_of(url, parts), interval=interval, format=options.get("format"))
 
     def resolver(self, service: str) -> DirectoryResolver:
         """Make the resolver of one service.

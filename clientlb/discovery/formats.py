@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote_plus, urlsplit
 
 from clientlb.endpoint import Endpoint
 from clientlb.errors import InvalidEndpointError
@@ -148,7 +148,7 @@ def decode_address(text: str, *, id: str = "") -> Endpoint:
 
 def is_dubbo(name: str) -> bool:
     """Whether a name is a Dubbo 2 provider: a URL, encoded so that it fits into a path."""
-    return _MARK_OF_DUBBO in name or (len(name) <= MAX_INSTANCE_BYTES and _MARK_OF_DUBBO in name.upper())
+    return "%" in name and _MARK_OF_DUBBO in name[:MAX_INSTANCE_BYTES].upper()
 
 
 def decode_dubbo(name: str) -> Endpoint | None:
@@ -159,9 +159,10 @@ def decode_dubbo(name: str) -> Endpoint | None:
     if len(name) > MAX_INSTANCE_BYTES:
         raise InvalidEndpointError(f"a name of {len(name)} characters is no Dubbo URL")
     try:
-        url = urlsplit(unquote(name))
+        url = urlsplit(unquote_plus(name))  # as Java's URLEncoder has it
         host, port = url.hostname, url.port
-        query = dict(parse_qsl(url.query, keep_blank_values=True, max_num_fields=1000))
+        # Dubbo encodes the whole once, so the values in it are plain: a "+" or "%" in a version means itself.
+        query = {key: value for key, _, value in (pair.partition("=") for pair in url.query.split("&") if pair)}
     except ValueError:
         raise InvalidEndpointError("the name is not the encoded URL of a Dubbo provider") from None
     if not url.scheme or not host or port is None:
@@ -330,9 +331,10 @@ def says_no_calls(status: str) -> bool:
 def _parsed(data: bytes, field: str) -> Mapping[str, Any]:
     _check_size(data)
     try:
-        document = _object(json.loads(data))
+        parsed = json.loads(data)
     except (ValueError, RecursionError):
         raise InvalidEndpointError(f"not JSON: {_shown(data)}") from None
+    document = _object(parsed)
     if field not in document:
         raise InvalidEndpointError(f"no {field!r} in {_short(dict(document))}")
     return document

@@ -196,6 +196,12 @@ def test_an_address_with_credentials_is_refused_without_repeating_them() -> None
     assert "secret" not in str(caught.value)
 
 
+def test_nor_does_a_host_with_credentials_repeat_them() -> None:
+    with pytest.raises(InvalidEndpointError, match="maybe credentials") as caught:
+        decode_object({"host": "user:secret@10.0.0.1", "port": 80})
+    assert "secret" not in str(caught.value)
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),

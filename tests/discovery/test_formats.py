@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -100,6 +102,12 @@ def test_a_dubbo_provider_that_gets_no_calls(old: str, new: str) -> None:
     assert decoder.skipped == 0
 
 
+def test_the_values_of_a_dubbo_provider_are_encoded_once() -> None:
+    endpoint = InstanceDecoder("test").decode(DUBBO.replace("version%3D1.0", "version%3D1.0%2B7%2541+b"), b"")
+    assert endpoint is not None
+    assert endpoint.version == "1.0+7%41 b"
+
+
 def test_credentials_in_a_name_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     decoder = InstanceDecoder("test")
     assert decoder.decode("dubbo%3A%2F%2Fadmin%3Asecret%40h%3A0%2Fx", b"") is None
@@ -149,6 +157,13 @@ def test_the_unreadable_are_counted_until_they_leave(caplog: pytest.LogCaptureFi
     assert decoder.skipped == 0
 
 
+def test_the_log_does_not_keep_what_it_names(caplog: pytest.LogCaptureFixture) -> None:
+    InstanceDecoder("test").decode("a", b"not an instance")
+    (record,) = caplog.records
+    assert isinstance(record.args, tuple)
+    assert all(isinstance(argument, str) for argument in record.args)
+
+
 def test_a_decoder_of_the_users() -> None:
     def upper(id: str, data: bytes) -> Endpoint | None:
         if data == b"refused":
@@ -169,6 +184,56 @@ def test_a_decoder_that_returns_nonsense(caplog: pytest.LogCaptureFixture) -> No
 @pytest.mark.parametrize("format", ["curators", "serverset:", "", 5])
 def test_what_is_no_format(format: str) -> None:
     with pytest.raises(ConfigurationError, match="format"):
+        open_decoder(format)
+
+
+@pytest.fixture
+def a_package_with_formats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """As pip would install it."""
+    (tmp_path / "installed_formats.py").write_text(
+        "from clientlb import Endpoint\n"
+        "def pipes(id, data):\n"
+        "    host, port = data.decode().split('|')\n"
+        "    return Endpoint(host, int(port), id)\n"
+        "constant = 5\n"
+    )
+    (tmp_path / "broken_formats.py").write_text("1 / 0\n")
+    metadata = tmp_path / "formats-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: formats\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text(
+        "[clientlb.decoders]\n"
+        "pipes = installed_formats:pipes\n"
+        "constant = installed_formats:constant\n"
+        "gone = installed_formats:gone\n"
+        "nowhere = no_such_module_of_formats:pipes\n"
+        "broken = broken_formats:pipes\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    sys.modules.pop("installed_formats", None)
+
+
+def test_a_format_of_another_package(a_package_with_formats: Path) -> None:
+    registry = a_package_with_formats / "registry"
+    (registry / "orders").mkdir(parents=True)
+    (registry / "orders" / "n.json").write_bytes(b"10.0.0.1|7101")
+    with watching(open_discovery(f"dir://{registry}?format=pipes"), "orders") as seen:
+        seen.expect(7101)
+
+
+@pytest.mark.parametrize(
+    ("format", "message"),
+    [
+        ("constant", "'constant' is neither"),
+        ("gone", "'gone' cannot be imported"),
+        ("nowhere", "'nowhere' cannot be imported"),
+        ("broken", "'broken' cannot be imported: ZeroDivisionError"),
+        ("other", "known are .*address, broken, constant, curator, .*pipes, serverset"),
+    ],
+)
+def test_a_package_with_a_format_that_is_none(a_package_with_formats: Path, format: str, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
         open_decoder(format)
 
 

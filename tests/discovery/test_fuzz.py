@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 
@@ -9,10 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clientlb.discovery._consul_health import HealthReader
+from clientlb.discovery._consul_http import ConsulError
 from clientlb.discovery.decode import InstanceDecoder, decode_address, decode_object
 from clientlb.endpoint import Endpoint
 from clientlb.errors import InvalidEndpointError
-from tests.discovery.fuzzing import INJECTIONS, data, fuzz_consul, fuzz_directory, fuzz_zookeeper, name
+from tests.discovery.fuzzing import INJECTIONS, beside, data, fuzz_consul, fuzz_directory, fuzz_zookeeper, name, no_list
+from tests.discovery.scripted_agent import entry
 from tests.servers.zookeeper import ZooKeeperServer
 
 GOOD = b"10.0.0.1:80"
@@ -32,6 +36,26 @@ def test_a_good_instance_beside_any_others(seed: int) -> None:
         endpoints = decoder.decode_all({name(rng): data(rng) for _ in range(4)} | {"good": GOOD})
         assert Endpoint("10.0.0.1", 80, "good") in endpoints
         assert decoder.skipped <= 4
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_good_instance_in_any_answer_of_consul(seed: int) -> None:
+    rng, reader = random.Random(seed), HealthReader("test")
+    good = entry(80, id="good")
+    for _ in range(100):
+        endpoints = reader.read(json.dumps(beside(good, rng)).encode())
+        assert Endpoint("10.0.0.1", 80, "n1/good") in endpoints
+        with pytest.raises(ConsulError):
+            reader.read(no_list(rng))
+
+
+def test_an_id_that_cannot_be_written_out() -> None:
+    """Half of a surrogate pair would break whoever writes it: a snapshot, a page of figures."""
+    for id in ("\udcff", 5):
+        with pytest.raises(InvalidEndpointError, match="id"):
+            Endpoint("h", 80, id)  # type: ignore[arg-type]
+    decoder = InstanceDecoder("test")
+    assert decoder.decode_all({"\udcff": GOOD, "good": GOOD}) == [Endpoint("10.0.0.1", 80, "good")]
 
 
 @pytest.mark.parametrize("host", INJECTIONS, ids=ascii)
