@@ -2,7 +2,7 @@
 
 Discovery feeds it with `update` and `error`; calls take a `Pick` from it and report back through it. Everything that
 decides (policy, breaker, retry) is pure code that the balancer calls with `now` and `rng` while it holds the lock. The
-lock is never held across I/O, and events go out after it was released.
+lock is never held across I/O. Events are noted while it is held, and go out in that order after it was released.
 
 Two tuples carry the pick. `_nodes` has every endpoint, `_ready` those whose breaker is closed; both are replaced, never
 changed, so a pick costs the same for ten endpoints and for ten thousand. All that happens rarely (a probe falls due,
@@ -18,7 +18,9 @@ import random
 import threading
 import time
 from bisect import insort
-from collections.abc import Callable, Collection, Iterable
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from math import inf, log2
 
 from clientlb import events, explain
@@ -81,6 +83,8 @@ class Balancer:
         self.clock = clock
         self._emit_event = emit
         self._keep = keep
+        self._in_pieces: bool = False
+        self._unsorted: bool = False
         self._new_lock()
         self._new_policy()
         budget = self.options.retry.budget
@@ -102,10 +106,13 @@ class Balancer:
         """When discovery began to fail, if it fails now."""
         self.last_error: Exception | None = None
         """What discovery last complained about, if it fails now."""
+        self.remarks: Callable[[], list[str]] = list
+        """Says what its list does not show, for `explain()`; see `RemarkingResolver`."""
         self.cached_since: float | None = None
         """Since when a list of an earlier time is used (`offer`), while it is."""
         self._spare: tuple[tuple[Endpoint, ...], float] | None = None
         self._spare_wanted = False
+        self._to_keep = False
         self._cached_true_at = 0.0
         self.retries: int = 0
         self.retries_denied: int = 0
@@ -121,44 +128,43 @@ class Balancer:
         Endpoints that are still there keep their state and their connections; those that left finish the calls they
         have. Who is missing may stay for a while: see `GuardOptions`.
         """
+        listed = tuple(endpoints)
         with self._news:
-            happened, keep = self._take(tuple(endpoints))
-        self._tell(happened, keep)
+            if not listed and self.updated_at is None:
+                self._use_spare()  # an empty first list is judged like any other one: by what was there before
+            self._take(listed)
+        self._tell()
 
-    def _take(self, listed: tuple[Endpoint, ...]) -> tuple[list[events.Event], bool]:
-        """Take over a list; also says whether it is worth keeping."""
-        # an empty first list is judged like any other one: by what was there before
-        happened = self._use_spare() if not listed and self.updated_at is None else []
+    def _take(self, listed: tuple[Endpoint, ...]) -> None:
         difference = self._guard.compare(listed)
-        with self._lock:
+        with self._changing():
             if self._closed:
-                return [], False
+                return
             now = self.clock()
             version = None if self.updated_at is None else self.version
-            happened += self._registry_answered(now)
+            self._registry_answered(now)
             self.updated_at = now
             self._spare = None
-            happened += self._obey(self._guard.take(difference, now), now)
-            happened += self._drop_hopeless()
+            self._obey(self._guard.take(difference, now), now)
+            self._drop_hopeless()
             self._set_due()
-            return happened, self.version != version
+            self._to_keep = self._to_keep or self.version != version
 
     def error(self, error: Exception) -> None:
         """Note that the registry could not be read. The last good list stays in use."""
         with self._news:
-            with self._lock:
+            with self._changing():
                 if self._closed:
                     return
                 self.last_error = error
                 self._guard.error()
                 self._set_due()
-                happened: list[events.Event] = []
                 if self.failing_since is None:
                     self.failing_since = self.clock()
-                    happened.append(events.DiscoveryFailed(self.service, error, len(self._nodes)))
+                    self._outbox.append(events.DiscoveryFailed(self.service, error, len(self._nodes)))
             if self.updated_at is None:
-                happened += self._use_spare()
-        self._tell(happened, keep=False)
+                self._use_spare()
+        self._tell()
 
     def offer(self, endpoints: Iterable[Endpoint], age: float) -> None:
         """Offer a list of an earlier time, to be used if the registry delivers none.
@@ -170,70 +176,60 @@ class Balancer:
             endpoints: The list.
             age: Seconds since it was true.
         """
-        happened: list[events.Event] = []
-        keep = False
+        offered = tuple(endpoints)
         with self._news:
             if self._nodes:
                 return
-            self._spare = (tuple(endpoints), self.clock() - age)
+            self._spare = (offered, self.clock() - age)
             named_nobody = self.updated_at is not None
             if named_nobody or self._spare_wanted or self.failing_since is not None:
-                happened = self._use_spare()
+                self._use_spare()
             if named_nobody:
-                more, keep = self._take(())
-                happened += more
-        self._tell(happened, keep)
+                self._take(())
+        self._tell()
 
-    def _use_spare(self) -> list[events.Event]:
+    def _use_spare(self) -> None:
         """Use the list that was offered, now or as soon as there is one."""
-        with self._lock:
+        with self._changing():
             self._spare_wanted = True
             if self._spare is None or self._closed or self._nodes:
-                return []
+                return
             (endpoints, true_at), self._spare = self._spare, None
             now = self.cached_since = self.clock()
             self._cached_true_at = true_at
-            happened = self._obey(self._guard.restore(endpoints), now)
-            return [*happened, events.SnapshotUsed(self.service, len(self._nodes), now - true_at)]
+            self._obey(self._guard.restore(endpoints), now)
+            self._outbox.append(events.SnapshotUsed(self.service, len(self._nodes), now - true_at))
 
     def _want_spare(self) -> None:
         with self._news:
-            happened = self._use_spare() if self.updated_at is None else []
-        self._tell(happened, keep=False)
+            if self.updated_at is None:
+                self._use_spare()
+        self._tell()
 
-    def _tell(self, happened: list[events.Event], keep: bool) -> None:
-        """What is left to do after a change, without the lock."""
-        if happened and self._arrived.is_set():
-            self._waiters.wake()
-        self._emit(happened)
-        if keep and self._keep is not None:
-            self._keep(self)
-
-    def _registry_answered(self, now: float) -> list[events.Event]:
+    def _registry_answered(self, now: float) -> None:
         silent = [since for since in (self.failing_since, self.cached_since) if since is not None]
-        if not silent:
-            return []
-        self.failing_since = self.last_error = self.cached_since = None
-        return [events.DiscoveryRecovered(self.service, now - min(silent))]
+        if silent:
+            self.failing_since = self.last_error = self.cached_since = None
+            self._outbox.append(events.DiscoveryRecovered(self.service, now - min(silent)))
 
-    def _obey(self, verdict: Verdict, now: float) -> list[events.Event]:
+    def _obey(self, verdict: Verdict, now: float) -> None:
         """Publish what the guard decided."""
         for endpoint in verdict.described:
             self._by_key[endpoint.key].describe(endpoint)
         self.version += bool(verdict.described)
-        happened = self._change(verdict.added, verdict.removed)
+        self._change(verdict.added, verdict.removed)
         if verdict.returned:
-            happened.append(events.HeldReturned(self.service, tuple(verdict.returned)))
+            self._outbox.append(events.HeldReturned(self.service, tuple(verdict.returned)))
         if verdict.held and verdict.reason is not None:
             seconds = self._guard.until(self._guard.limbo[verdict.held[0].key]) - now
             held = tuple(verdict.held)
-            happened.append(events.RemovalHeld(self.service, held, len(self._nodes), verdict.reason.value, seconds))
-        return happened
+            event = events.RemovalHeld(self.service, held, len(self._nodes), verdict.reason.value, seconds)
+            self._outbox.append(event)
 
-    def _change(self, added: Collection[Endpoint], removed: Collection[Key]) -> list[events.Event]:
+    def _change(self, added: Collection[Endpoint], removed: Collection[Key]) -> None:
         """Let endpoints join and leave. With thousands of them, one that changes costs no look into the others."""
         if not added and not removed:
-            return []
+            return
         leavers = [self._by_key.pop(key) for key in removed]
         joiners = [Node(endpoint, self._figures.new_column()) for endpoint in added]
         self._by_key |= {node.endpoint.key: node for node in joiners}
@@ -253,17 +249,17 @@ class Balancer:
         else:
             self._arrived.set()
         left = tuple(node.endpoint for node in leavers)
-        return [events.EndpointsChanged(self.service, tuple(added), left, len(nodes))]
+        self._outbox.append(events.EndpointsChanged(self.service, tuple(added), left, len(nodes)))
 
     def unreachable(self, node: Node) -> None:
         """Note that no connection to an endpoint could be made: if it is in limbo, it leaves. Calls report this."""
         if not self._guard.limbo:  # a look without the lock: if it is out of date, the next failure tells
             return
-        with self._lock:
-            happened = self._drop_hopeless(node)
-        self._tell(happened, keep=bool(happened))
+        with self._changing():
+            self._drop_hopeless(node)
+        self._tell()
 
-    def _drop_hopeless(self, *unreachable: Node) -> list[events.Event]:
+    def _drop_hopeless(self, *unreachable: Node) -> None:
         """Let go of those in limbo who are ejected or unreachable: two witnesses.
 
         Not while nobody else is healthy, for it may be our own network; nor while the registry names nobody at all,
@@ -271,28 +267,80 @@ class Balancer:
         """
         limbo = self._guard.limbo
         if not limbo or not self._guard.named or all(node in unreachable for node in self._ready):
-            return []
+            return
         hopeless = [node.endpoint.key for node in {*self._ejected, *unreachable} if node.endpoint.key in limbo]
         self._guard.drop(hopeless)
-        return self._change((), hopeless)
+        self._let_go(hopeless)
 
-    def _believe_overdue(self, now: float) -> list[events.Event]:
+    def _believe_overdue(self, now: float) -> None:
         """Let go of those who were held for long enough. No timer does that: whoever picks or looks does."""
-        if self._closed:
-            return []
-        return self._change((), self._guard.release(now))
+        if not self._closed:
+            self._let_go(self._guard.release(now))
+
+    def _let_go(self, keys: Collection[Key]) -> None:
+        self._change((), keys)
+        self._to_keep = self._to_keep or bool(keys)
 
     def _catch_up(self) -> None:
         """Do what has fallen due, for somebody who looks without picking."""
         if self._guard.due == inf:
             return
+        with self._changing():
+            self._believe_overdue(self.clock())
+        self._tell()
+
+    # ------------------------------------------------------------------ changes, and those who hear of them
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Hold the lock for a change of the list.
+
+        The garbage collector may end an abandoned call on this very thread, right here. It finds the list in pieces,
+        so what it means for health waits until the change is complete.
+        """
         with self._lock:
-            happened = self._believe_overdue(self.clock())
-        self._tell(happened, keep=bool(happened))
+            outer, self._in_pieces = self._in_pieces, True
+            try:
+                yield
+            finally:
+                self._in_pieces = outer
+                if self._unsorted:
+                    self._sort_by_health()
+
+    def _tell(self) -> None:
+        """What is left to do after a change, without the lock."""
+        if self._arrived.is_set():
+            self._waiters.wake()
+        self._deliver()
+        if self._to_keep:
+            self._to_keep = False
+            if self._keep is not None:
+                self._keep(self)
+
+    def _deliver(self) -> None:
+        """Send out events in the order in which things happened, whichever threads were at it.
+
+        One thread at a time does it, also for the others. A hook that causes an event gets it when it has returned.
+        """
+        while self._outbox and self._delivering.acquire(blocking=False):
+            try:
+                while self._outbox:
+                    self._emit(self._outbox.popleft())
+            finally:
+                self._delivering.release()
 
     def _sort_by_health(self) -> None:
         """Rebuild what the pick reads after the state of a breaker has changed."""
-        self._split([node for node in self._nodes if node.breaker.state is not State.CLOSED])
+        self._unsorted = True
+        if self._in_pieces:
+            return
+        self._in_pieces = True
+        try:
+            while self._unsorted:
+                self._unsorted = False
+                self._split([node for node in self._nodes if node.breaker.state is not State.CLOSED])
+        finally:
+            self._in_pieces = False
 
     def _split(self, ejected: list[Node]) -> None:
         self._ejected = tuple(ejected)
@@ -351,28 +399,25 @@ class Balancer:
                 node.in_flight += 1
                 self._budget.calls += 1
                 return Pick(self, node, now)
-            happened: list[events.Event] = []
-            version = self.version
-            pick = self._pick_with_care(exclude, repeatable, now, happened)
-            changed = self.version != version
+            pick = self._pick_with_care(exclude, repeatable, now)
         finally:
             self._release()
-        if happened:
-            self._tell(happened, keep=changed)
+        if self._outbox:
+            self._tell()
         return pick
 
-    def _pick_with_care(
-        self, exclude: Collection[Node], repeatable: bool, now: float, happened: list[events.Event]
-    ) -> Pick | None:
+    def _pick_with_care(self, exclude: Collection[Node], repeatable: bool, now: float) -> Pick | None:
         """The rare picks: something has fallen due, nodes are to be avoided, or nobody is healthy."""
         if self._closed:
             raise ClosedError(f"service {self.service!r}: the balancer is closed")
         self._figures.advance(now)
         self._budget.advance(now)
-        happened += self._believe_overdue(now)
+        if now >= self._guard.due:
+            with self._changing():
+                self._believe_overdue(now)
         self._set_due()
         probe = self._node_to_probe(exclude, repeatable, now) if now >= self._due else None
-        nodes = self._candidates(exclude, happened) if probe is None else (probe,)
+        nodes = self._candidates(exclude) if probe is None else (probe,)
         if not nodes:
             return None
         pick = Pick(self, self._choose(nodes, now, self.rng), now)
@@ -382,7 +427,7 @@ class Balancer:
         if probe is not None:
             probe.breaker.lease(pick, now, self.options.health)
             self._sort_by_health()
-            happened.append(events.Probing(self.service, probe.endpoint))
+            self._outbox.append(events.Probing(self.service, probe.endpoint))
         return pick
 
     def _node_to_probe(self, exclude: Collection[Node], repeatable: bool, now: float) -> Node | None:
@@ -392,11 +437,11 @@ class Balancer:
                 return node
         return None
 
-    def _candidates(self, exclude: Collection[Node], happened: list[events.Event]) -> tuple[Node, ...]:
+    def _candidates(self, exclude: Collection[Node]) -> tuple[Node, ...]:
         """The nodes to choose from, in this order: healthy and untried, untried, healthy, anybody."""
         if self._nodes and not self._ready and not self._panicking:
             self._panicking = True
-            happened.append(events.Panicked(self.service, len(self._nodes)))
+            self._outbox.append(events.Panicked(self.service, len(self._nodes)))
         for nodes in (self._ready, self._nodes):
             untried = tuple(node for node in nodes if node not in exclude) if exclude else nodes
             if untried:
@@ -417,7 +462,6 @@ class Balancer:
             leaving: 1 when the call is no longer in flight from now on, else 0.
             now: Seconds of the clock, if they were just read.
         """
-        happened = None
         if now is None:
             now = self.clock()
         node = pick.node
@@ -436,31 +480,30 @@ class Balancer:
                         self._figures.count_with_care(bucket, node.column)
                 success = outcome is _SUCCESS
                 if node.troubled or not success:
-                    happened = self._judge(pick, success, reason, now, leaving)
+                    self._judge(pick, success, reason, now, leaving)
                 if self._observe is not None:
                     self._observe(node, seconds, success, now)
             elif node.breaker.ignored(pick, now):
                 self._sort_by_health()
         finally:
             self._release()
-        if happened:
-            self._tell(happened, keep=any(isinstance(event, events.EndpointsChanged) for event in happened))
+        if self._outbox:
+            self._tell()
 
     def leave(self, pick: Pick) -> None:
         """Let a call whose outcome was reported before be no longer in flight. Picks call this."""
-        happened = None
         node = pick.node
         self._acquire()
         try:
             node.in_flight -= 1
             if node.troubled and pick.observed is _SUCCESS:  # the body was fine, too
-                happened = self._judge(pick, True, "", self.clock(), 1)
+                self._judge(pick, True, "", self.clock(), 1)
         finally:
             self._release()
-        if happened:
-            self._tell(happened, keep=any(isinstance(event, events.EndpointsChanged) for event in happened))
+        if self._outbox:
+            self._tell()
 
-    def _judge(self, pick: Pick, success: bool, reason: str, now: float, leaving: int) -> list[events.Event]:
+    def _judge(self, pick: Pick, success: bool, reason: str, now: float, leaving: int) -> None:
         """Let an outcome that is news to the breaker reach it."""
         node = pick.node
         breaker = node.breaker
@@ -468,7 +511,7 @@ class Balancer:
         event: events.Event | None = None
         if success:
             if not leaving and breaker.state is State.CLOSED:
-                return []  # a good head does not make up for failures before: the body is yet to come
+                return  # a good head does not make up for failures before: the body is yet to come
             if breaker.succeeded(pick.started):
                 # what was known before the trouble says nothing about now
                 node.score = -inf
@@ -482,9 +525,12 @@ class Balancer:
                 event = events.Ejected(self.service, node.endpoint, breaker.reason, breaker.until - now)
         node.troubled = breaker.state is not State.CLOSED or breaker.failures > 0
         if event is None:
-            return []
+            return
+        self._outbox.append(event)
         self._sort_by_health()
-        return [event, *self._drop_hopeless()]
+        if self._guard.limbo and not self._in_pieces:
+            with self._changing():
+                self._drop_hopeless()
 
     # ------------------------------------------------------------------ waiting for the first list
 
@@ -571,7 +617,7 @@ class Balancer:
         """Figures of the service and of each endpoint over the last 10 to 20 seconds."""
         self._catch_up()
         now = self.clock()
-        with self._lock:
+        with self._changing():
             self._figures.advance(now)
             gone = self._gone.settled(self._figures)
             nodes = self._nodes
@@ -598,13 +644,13 @@ class Balancer:
                 self.retries += 1
             else:
                 self.retries_denied += 1
-        self._emit([event])
+        self._emit(event)
 
     # ------------------------------------------------------------------ life
 
     def close(self) -> None:
         """Take no more news and give no more picks. Calls that run finish. Idempotent."""
-        with self._lock:
+        with self._changing():
             self._closed = True
             self._gone.add(self._nodes, self._figures)
             self._ready = ()
@@ -636,18 +682,21 @@ class Balancer:
         self._observe = self._policy.observe if isinstance(self._policy, LearningPolicy) else None
 
     def _new_lock(self) -> None:
-        self._lock = threading.Lock()
+        # reentrant, at the same price: the garbage collector may end an abandoned call while this thread has the lock
+        self._lock = threading.RLock()
         self._news = threading.RLock()  # one piece of news at a time; picks go on meanwhile. Taken before the lock
+        self._delivering = threading.Lock()
+        self._outbox: deque[events.Event] = deque()
+        self._in_pieces = self._unsorted = False
         # on the hot path these two cost half of what `with` does (CPython 3.11: 140 ns against 270 ns)
         self._acquire = self._lock.acquire
         self._release = self._lock.release
         self._arrived = threading.Event()
         self._waiters = AsyncWaiters()
 
-    def _emit(self, happened: Iterable[events.Event]) -> None:
+    def _emit(self, event: events.Event) -> None:
         if self._emit_event is not None:
-            for event in happened:
-                self._emit_event(event)
+            self._emit_event(event)
 
     def __repr__(self) -> str:
         return f"<Balancer {self.service!r}: {len(self._ready)} of {len(self._nodes)} endpoints healthy>"

@@ -58,10 +58,10 @@ class DiscoveryFailed(Event):
 
 @dataclass(frozen=True, slots=True)
 class DiscoveryRecovered(Event):
-    """The registry answered again after `DiscoveryFailed`."""
+    """The registry answered again after `DiscoveryFailed`, or delivered its first list after `SnapshotUsed`."""
 
     outage: float
-    """Seconds since the first failure."""
+    """Seconds since the first of the two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,4 +141,6 @@ class RetryDenied(Event):
 
 
 EventHook = Callable[[Event], None]
-"""What receives events. It runs on the thread of whoever caused the event, so it must return quickly."""
+"""What receives events. It must return quickly: it runs on the thread of whoever caused the event, or caused another
+one just before. What happens to a service comes one at a time and in order; `Retried` and `RetryDenied`, which belong
+to one call each, may come from several threads at once."""

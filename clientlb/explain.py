@@ -23,6 +23,7 @@ def balancer(asked: Balancer, policy: Policy, counted: Snapshot, now: float) -> 
     name = asked.options.policy if isinstance(asked.options.policy, str) else type(policy).__name__
     lines = [f"service {asked.service!r}: {ready} of {len(nodes)} endpoints healthy; policy {name}; {asked.source}"]
     lines += [f"  {line}" for line in _registry(asked, now)]
+    lines += [f"  {remark}" for remark in asked.remarks()]
     if nodes and not ready:
         lines.append("  no endpoint is healthy: all of them are used, whatever their state (panic)")
     held = {each.endpoint.key: (each, until) for each, until in asked.held()}

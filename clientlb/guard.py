@@ -140,8 +140,8 @@ class Guard:
             difference: From `compare`, with no other `take` in between.
             now: Seconds of the balancer's clock.
         """
-        if self._interrupted:
-            self._interrupted = False
+        if self._interrupted or (self._empty_since is not None and difference.fresh):
+            self._interrupted = False  # a registry that named nobody was out of order, too: it only did not say so
             self._healthy_since = now
             self.limbo = {key: held._replace(since=now) for key, held in self.limbo.items()}
         self._listed = difference.listed

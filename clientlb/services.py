@@ -21,7 +21,7 @@ from clientlb import events
 from clientlb.balancer import Balancer
 from clientlb.classify import classify_exception
 from clientlb.decorator import Params, Return, balanced
-from clientlb.discovery import Discovery, Resolver, open_discovery
+from clientlb.discovery import Discovery, RemarkingResolver, Resolver, open_discovery
 from clientlb.discovery.snapshot import SnapshotFiles, SnapshotKeeper
 from clientlb.endpoint import Endpoint
 from clientlb.errors import ClosedError, ConfigurationError
@@ -108,9 +108,10 @@ class Services:
                 self._discovery = open_discovery(self._url)
                 self._stale = False
             resolver = self._resolvers[service] = self._discovery.resolver(service)
-        if self._keeper is not None and balancer.updated_at is None:
-            self._keeper.fetch(balancer)
+            balancer.remarks = _remarks_of(resolver)
         try:
+            if self._keeper is not None and balancer.updated_at is None:
+                self._keeper.fetch(balancer)
             resolver.start(balancer)
         except BaseException:
             with self._lock:
@@ -235,6 +236,21 @@ class Services:
             self._keeper.after_fork()
         for balancer in self._balancers.values():
             balancer.after_fork()
+
+
+def _remarks_of(resolver: Resolver) -> Callable[[], list[str]]:
+    """What the resolver has to say about its list, if it is one that does."""
+    if not isinstance(resolver, RemarkingResolver):
+        return list
+
+    def remarks() -> list[str]:
+        try:
+            return resolver.remarks()
+        except Exception:
+            _log.exception("the remarks of %r failed", resolver)
+            return []
+
+    return remarks
 
 
 def _close(each: Discovery | Resolver) -> None:

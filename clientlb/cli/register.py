@@ -11,8 +11,10 @@ one with `sigtimedwait`, so none can arrive at a bad moment. Registration and it
 from __future__ import annotations
 
 import argparse
+import contextlib
 import enum
 import logging
+import math
 import os
 import signal
 import ssl
@@ -86,7 +88,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         help="anything else; may be repeated",
     )
     entry.add_argument(
-        "--ttl", type=seconds, default=10.0, metavar="S", help="a server that vanished is gone after (default 10)"
+        "--ttl", type=_seconds, default=10.0, metavar="S", help="a server that vanished is gone after (default 10)"
     )
     life = command.add_argument_group("when it is announced, and how it ends")
     health = life.add_mutually_exclusive_group()
@@ -103,7 +105,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         help="it is fit while this port answers (default: --port)",
     )
     life.add_argument(
-        "--start-timeout", type=seconds, default=60.0, metavar="S", help="longest time to the first answer (default 60)"
+        "--start-timeout", type=_seconds, default=60.0, metavar="S", help="time until it first answers (default 60)"
     )
     life.add_argument(
         "--propagation", type=_pause, default=1.0, metavar="S", help="go on serving when deregistered (default 1)"
@@ -117,6 +119,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; returns its exit status."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # who inherits that it is ignored hears of no death
     signal.pthread_sigmask(signal.SIG_BLOCK, _TAKEN)  # before there is any thread: they all inherit it
     _say_what_happens()
     return Wrapper(options).run()
@@ -161,6 +164,8 @@ class Wrapper:
                 if taken is not None:
                     self._obey(signal.Signals(taken.si_signo), registration)
             self._kill_group()  # what the command left behind
+            if self._phase is Phase.STARTING and not self._has_answered.is_set():
+                _complain(f"{self._options.command[0]} ended with status {self._status} before {self._what} answered")
         return self._status if self._verdict is None else self._verdict
 
     def _register(self) -> Registration:
@@ -190,6 +195,12 @@ class Wrapper:
         self._has_answered.set()
         return True
 
+    @property
+    def _what(self) -> str:
+        """What has to answer."""
+        options = self._options
+        return str(options.health_url or f"port {options.health_port or options.port}")
+
     def _pause(self) -> float:
         if self._phase is Phase.SERVING:
             return _NO_HURRY
@@ -200,6 +211,8 @@ class Wrapper:
     def _obey(self, number: signal.Signals, registration: Registration) -> None:
         if number is signal.SIGCHLD:
             self._reap()
+        elif number is signal.SIGINT and signal.getsignal(number) is signal.SIG_IGN:
+            pass  # a background job of a shell: Ctrl-C is for somebody else
         elif number in _PASSED_ON:
             self._send(number)
         elif self._phase is Phase.SERVING:
@@ -217,8 +230,9 @@ class Wrapper:
             self._phase = Phase.SERVING
         elif self._phase is Phase.STARTING and now >= self._phase_ends:
             options = self._options
-            what = options.health_url or f"port {options.health_port or options.port}"
-            _complain(f"{options.command[0]}: {what} did not answer within {options.start_timeout:g} s; it is stopped")
+            _complain(
+                f"{options.command[0]}: {self._what} did not answer within {options.start_timeout:g} s; it is stopped"
+            )
             self._verdict = NEVER_ANSWERED
             self._stop(signal.SIGTERM)
         elif self._phase is Phase.LEAVING and self._leaving is not None and not self._leaving.is_alive():
@@ -310,14 +324,22 @@ def _complain(text: str) -> None:
 
 
 def _port(text: str) -> int:
-    number = int(text)
-    if not 0 < number < 65536:
-        raise argparse.ArgumentTypeError(f"{text} is not a port; give a number from 1 to 65535")
-    return number
+    if not (text.isascii() and text.isdigit() and 0 < int(text[:6]) < 65536):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port; give a number from 1 to 65535")
+    return int(text)
 
 
 def _pause(text: str) -> float:
-    return 0.0 if text == "0" else seconds(text)
+    with contextlib.suppress(ValueError):
+        if 0 <= float(text) < math.inf:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is no time; give a number of seconds, 0 or more")
+
+
+def _seconds(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        return seconds(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is no time; give a number of seconds above 0")
 
 
 def _pair(text: str) -> tuple[str, str]:

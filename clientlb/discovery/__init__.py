@@ -7,11 +7,11 @@ what backends share, `url` takes URLs apart.
 
 from __future__ import annotations
 
-from clientlb.discovery.base import Discovery, Listener, Resolver
+from clientlb.discovery.base import Discovery, Listener, RemarkingResolver, Resolver
 from clientlb.discovery.url import open_backend
 from clientlb.errors import ConfigurationError
 
-__all__ = ["Discovery", "Listener", "Resolver", "open_discovery"]
+__all__ = ["Discovery", "Listener", "RemarkingResolver", "Resolver", "open_discovery"]
 
 ENTRY_POINTS = "clientlb.discovery"
 """The entry-point group with which other packages add schemes: `scheme = "module:Class"`."""

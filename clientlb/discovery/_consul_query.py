@@ -64,7 +64,7 @@ class HealthQuery:
         has_token: bool,
     ) -> None:
         self.reader = reader
-        self.where = f"datacenter {parameters['dc']}" if "dc" in parameters else "the agent's own datacenter"
+        self.where: str = f"datacenter {parameters['dc']}" if "dc" in parameters else "the agent's own datacenter"
         self._service = service
         self._parameters = parameters
         self._consistency = consistency

@@ -4,7 +4,7 @@ An event of ZooKeeper always means "read this again", never "this is what happen
 between two reads would otherwise look unchanged. So events only leave marks here, and one thread takes them off:
 
     event(path) ─► marks of the services at this path and above it ─► queue ─► take() ─► Errand, read by the watcher
-    renew() ────► every service, entirely ─────────────────────────────┘                  └─► postpone(): later again
+    renew() ────► every service, entirely ─────────────────────────────┘   postpone(), remind() ◄┘ later again
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from clientlb.discovery._backoff import Backoff
 from clientlb.discovery.decode import InstanceDecoder
 from clientlb.discovery.feed import Feed
 from clientlb.endpoint import Endpoint
+
+_FIRST_REMINDER, _LAST_REMINDER = 1.0, 30.0  # seconds; ZooKeeper has no event for a change of ACLs
 
 
 @dataclass(eq=False)
@@ -37,6 +39,11 @@ class View:
     epoch: int = 0
     """The connection in which all of `known` was read; 0 is none."""
     backoff: Backoff = field(default_factory=Backoff)
+    denied: set[str] = field(default_factory=set)
+    """Instances that are there and may not be read."""
+    reminders: Backoff = field(default_factory=lambda: Backoff(_FIRST_REMINDER, _LAST_REMINDER))
+    reminded: bool = False
+    """There is a reminder of those that were denied."""
     list_again: bool = True
     read_again: set[str] = field(default_factory=set)
     postponed: bool = False
@@ -47,6 +54,7 @@ class View:
         """Note what an instance says."""
         endpoint = self.decoder.decode(name, data)
         self.known[name] = endpoint
+        self.denied.discard(name)
         if endpoint is not None and endpoint.id != name:
             self._ids_are_names = False
 
@@ -55,7 +63,15 @@ class View:
         names = list(names)
         for name in names:
             self.known.pop(name, None)
+            self.denied.discard(name)
         self.decoder.forget(names)
+
+    def deny(self, names: Iterable[str]) -> None:
+        """Note that instances are there and may not be read."""
+        for name in names:
+            self.known.pop(name, None)
+            self.denied.add(name)
+            self.decoder.leave_out(name, "its ACL does not let us read it")
 
     def deliver(self) -> None:
         """Tell who can take calls, in an order that changes as little as the list."""
@@ -79,7 +95,7 @@ class Agenda:
         self._lock = threading.Lock()
         self._views: dict[str, list[View]] = defaultdict(list)  # by path
         self._queue: dict[View, None] = {}  # in the order of their marks: nobody waits for ever
-        self._postponed: list[tuple[float, int, View]] = []  # a heap
+        self._later: list[tuple[float, int, View, bool]] = []  # a heap; at the end whether it is a reminder
         self._numbers = itertools.count()
 
     def add(self, view: View) -> None:
@@ -96,8 +112,8 @@ class Agenda:
                 return False
             views.remove(view)
             self._queue.pop(view, None)
-            self._postponed = [each for each in self._postponed if each[2] is not view]
-            heapq.heapify(self._postponed)
+            self._later = [each for each in self._later if each[2] is not view]
+            heapq.heapify(self._later)
             if not views:
                 del self._views[view.path]
             return not views
@@ -129,10 +145,10 @@ class Agenda:
     def renew(self) -> None:
         """Note that everything has to be read: there is a new connection."""
         with self._lock:
-            self._postponed.clear()
+            self._later.clear()
             for views in self._views.values():
                 for view in views:
-                    view.list_again, view.postponed = True, False
+                    view.list_again, view.postponed, view.reminded = True, False, False
                     self._queue[view] = None
 
     def postpone(self, view: View, until: float) -> None:
@@ -141,20 +157,34 @@ class Agenda:
             if view in self._views.get(view.path, ()):
                 view.list_again = view.postponed = True
                 self._queue.pop(view, None)
-                heapq.heappush(self._postponed, (until, next(self._numbers), view))
+                heapq.heappush(self._later, (until, next(self._numbers), view, False))
+
+    def remind(self, view: View, now: float) -> None:
+        """Read those that were denied again after a pause. Until then the service is read as ever."""
+        with self._lock:
+            if not view.denied:
+                view.reminders.succeeded()
+            elif not view.reminded and view in self._views.get(view.path, ()):
+                view.reminded = True
+                heapq.heappush(self._later, (now + view.reminders.failed(), next(self._numbers), view, True))
 
     def due(self) -> float | None:
-        """When the first of those that were postponed is to be read."""
+        """When the first of those that were postponed, or are reminded of, is to be read."""
         with self._lock:
-            return self._postponed[0][0] if self._postponed else None
+            return self._later[0][0] if self._later else None
 
     def take(self, limit: int, now: float) -> list[Errand]:
         """Take what has to be read, of at most `limit` services, the longest marked first."""
         with self._lock:
-            while self._postponed and self._postponed[0][0] <= now:
-                view = heapq.heappop(self._postponed)[2]
-                view.postponed = False
-                self._queue[view] = None
+            while self._later and self._later[0][0] <= now:
+                _, _, view, is_reminder = heapq.heappop(self._later)
+                if is_reminder:
+                    view.reminded = False
+                    view.read_again |= view.denied
+                else:
+                    view.postponed = False
+                if not view.postponed:
+                    self._queue[view] = None
             views = list(itertools.islice(self._queue, limit))
             return [self._errand(view) for view in views]
 

@@ -30,7 +30,7 @@ from kazoo.exceptions import (
 from kazoo.protocol.states import KazooState, KeeperState
 
 from clientlb.discovery._zookeeper_kazoo import in_background, make_client, stop
-from clientlb.discovery._zookeeper_protocol import listen
+from clientlb.discovery._zookeeper_protocol import listen, listen_no_more
 from clientlb.discovery._zookeeper_settings import Ensemble
 from clientlb.discovery._zookeeper_sharing import Loan, Shared
 from clientlb.errors import DiscoveryError
@@ -58,11 +58,11 @@ class Connection:
 
     def __init__(self, ensemble: Ensemble, *, client: Any = None) -> None:
         self._ensemble = ensemble
-        self._borrowed = client is not None
+        self.borrowed: bool = client is not None
+        """Whether the client is somebody else's."""
         self._lock = threading.RLock()
         self._listeners: tuple[Callable[[], None], ...] = ()
         self._hearing: tuple[Callable[[str], object], ...] = ()
-        self._listened_to: Any = None
         self._abandoned: set[str] = set()
         self._connected = threading.Event()
         self._down_since = time.monotonic()
@@ -75,7 +75,7 @@ class Connection:
         """Grows with every connection. What was read in an earlier epoch lost its watches: read it again."""
         self.client: Any = None
         """The kazoo client of now."""
-        self._use(client if self._borrowed else make_client(self._ensemble))
+        self._use(client if self.borrowed else make_client(self._ensemble))
 
     @property
     def connected(self) -> bool:
@@ -114,12 +114,14 @@ class Connection:
         """Have `heard(path)` called, on a thread of kazoo's, for every event of a watch. It must return at once."""
         with self._lock:
             self._hearing = (*self._hearing, heard)
-            self._listen()
+            listen(self.client, heard)
 
     def hear_no_more(self, heard: Callable[[str], object]) -> None:
         """End what `hear` began. Idempotent."""
         with self._lock:
-            self._hearing = tuple(each for each in self._hearing if each != heard)
+            if heard in self._hearing:
+                self._hearing = tuple(each for each in self._hearing if each != heard)
+                listen_no_more(self.client, heard)
 
     def wait(self, timeout: float) -> bool:
         """Wait for a session; False after `timeout` seconds."""
@@ -163,7 +165,7 @@ class Connection:
         """Replace a client without a session for too long. To be called now and then, by any thread."""
         with self._lock:
             patience = _DEAD_PAUSE if self._dead else self._ensemble.rebuild_pause
-            if self._borrowed or self._closed or self.down_for <= patience:
+            if self.borrowed or self._closed or self.down_for <= patience:
                 return
             old = self.client
             self._down_since = time.monotonic()
@@ -180,7 +182,7 @@ class Connection:
                 return
             self._closed = True
             self._listeners = ()
-        if not self._borrowed and self.pid == os.getpid():
+        if not self.borrowed and self.pid == os.getpid():
             self._connected.clear()
             stop(self.client)
 
@@ -197,22 +199,14 @@ class Connection:
             return False
 
         self.client, self._dead = client, False
-        self._listen()
+        self._connected.clear()  # the old one may have come back in the last moment
+        for heard in self._hearing:
+            listen(client, heard)
         client.add_listener(changed)
-        if not self._borrowed:
+        if not self.borrowed:
             client.start_async()
         elif client.connected:
             self._note(True)
-
-    def _listen(self) -> None:
-        """Listen to the events of the client of now, once, and only if somebody wants to hear them."""
-        if self._hearing and self._listened_to is not self.client:
-            self._listened_to = self.client
-            listen(self.client, self._tell)
-
-    def _tell(self, path: str) -> None:
-        for heard in self._hearing:
-            heard(path)
 
     def _note(self, connected: bool) -> None:
         if connected:
@@ -266,14 +260,16 @@ def _answer(result: Any, deadline: float, too_late: type[Exception]) -> Any:
 _connections: Shared[Connection] = Shared()
 
 
-def connect(ensemble: Ensemble, client: Any = None) -> Loan[Connection]:
+def connect(ensemble: Ensemble, client: Any = None, *, apart: bool = False) -> Loan[Connection]:
     """Return this process's connection to an ensemble; who asks for the same gets the same.
 
     Args:
         ensemble: The servers, and how to speak with them. The session timeout is a part of what must be the same.
         client: A user's own `KazooClient`, used for this loan alone.
+        apart: Share it only with others who say so. A session has one kind of watch per node (seen with ZooKeeper 3.8),
+            and they are removed together, so one-shot watches on services must keep away from persistent ones.
     """
     if client is not None:
         connection = Connection(ensemble, client=client)
         return Loan(connection, connection.close)
-    return _connections.borrow(ensemble, lambda: Connection(ensemble))
+    return _connections.borrow((ensemble, apart), lambda: Connection(ensemble))

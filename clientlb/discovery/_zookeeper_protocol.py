@@ -104,22 +104,39 @@ def multi_read(client: Any, paths: Sequence[str]) -> Any:
     return _send(client, _MultiRead([_prefix_root(client.chroot, path) for path in paths]))
 
 
-def listen(client: Any, heard: Callable[[str], None]) -> None:
+class _Ear:
+    """Put into a client's connection, once: hears its events for all who want to."""
+
+    def __init__(self, client: Any) -> None:
+        self.heard: tuple[Callable[[str], object], ...] = ()
+        self._client = client
+        self._read_watch_event = client._connection._read_watch_event
+
+    def __call__(self, buffer: Any, offset: int) -> None:
+        try:
+            path = self._client.unchroot(Watch.deserialize(buffer, offset)[0].path)
+            for heard in self.heard:
+                heard(path)
+        except Exception:  # it must not end the connection
+            logger.exception("an event of ZooKeeper could not be handled")
+        self._read_watch_event(buffer, offset)
+
+
+def listen(client: Any, heard: Callable[[str], object]) -> None:
     """Have `heard(path)` called for every event that the client reads, on kazoo's connection thread.
 
     It is called before the answers that follow the event are handed out, and kazoo's own watches go on working.
     """
     connection = client._connection
-    read_watch_event = connection._read_watch_event
+    if not isinstance(connection._read_watch_event, _Ear):
+        connection._read_watch_event = _Ear(client)
+    connection._read_watch_event.heard += (heard,)
 
-    def read(buffer: Any, offset: int) -> None:
-        try:
-            heard(client.unchroot(Watch.deserialize(buffer, offset)[0].path))
-        except Exception:  # it must not end the connection
-            logger.exception("an event of ZooKeeper could not be handled")
-        read_watch_event(buffer, offset)
 
-    connection._read_watch_event = read
+def listen_no_more(client: Any, heard: Callable[[str], object]) -> None:
+    """End what `listen` began."""
+    ear = client._connection._read_watch_event
+    ear.heard = tuple(each for each in ear.heard if each != heard)
 
 
 def _send(client: Any, request: Any) -> Any:

@@ -5,6 +5,7 @@ Users of equal `Ensemble`s share one client. No message of this module repeats a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
@@ -22,6 +23,7 @@ DEFAULT_SESSION_TIMEOUT = 10.0
 _LEAST_REBUILD_AFTER = 15.0
 _SASL_MECHANISMS = ("DIGEST-MD5", "GSSAPI")
 _TLS_FILES = ("ca_file", "cert_file", "key_file")
+_NOT_IN_PATHS = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\uf8ff\ufff0-\U0010ffff]")  # by ZooKeeper's own rules
 _FLAGS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
@@ -221,7 +223,7 @@ def registry_name(ensemble: Ensemble, root: str) -> str:
 def node_path(path: str) -> str:
     """Check a path of the tree and return it without a slash at the end (raises ConfigurationError)."""
     steps = path.strip("/").split("/")
-    if any(step in ("", ".", "..") for step in steps) or any(ord(letter) < 32 for letter in path):
+    if any(step in ("", ".", "..") for step in steps) or _NOT_IN_PATHS.search(path):
         raise ConfigurationError(f"zookeeper: {path[:60]!r} is not a path of a node")
     return "/" + "/".join(steps)
 

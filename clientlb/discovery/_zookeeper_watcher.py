@@ -16,11 +16,12 @@ import contextlib
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Protocol
 
-from kazoo.exceptions import KazooException, NoNodeError, UnimplementedError
+from kazoo.exceptions import KazooException, NoAuthError, NoNodeError, UnimplementedError
 from kazoo.protocol.states import EventType
 
 from clientlb.discovery._zookeeper_agenda import Agenda, Errand, View
@@ -37,6 +38,7 @@ _SERVICES_AT_ONCE = WINDOW // 2  # each may take two requests to list
 _NODES_PER_READ = 500  # enough that requests cost nothing, and an answer of usual instances has 100 kB ...
 _FIRST_NODES_PER_READ = 50
 _BYTES_PER_READ = 1_000_000  # ... but nodes may have up to a megabyte each, and kazoo holds the whole answer
+_LETTERS_PER_READ = 200_000  # of paths: servers hang up on a request of more than a megabyte, and a letter has up to 4
 
 
 class Watcher:
@@ -54,7 +56,7 @@ class Watcher:
         self._reading: _Reading = (
             _Persistent(self._connection, self._happened) if persistent else _OneShot(self._connection, self._happened)
         )
-        self._unwatched: list[str] = []
+        self._unwatched: deque[str] = deque()
         self._closed = False
         self._stumbled = False
         self._wake = threading.Event()
@@ -115,15 +117,15 @@ class Watcher:
                     view.feed.error(DiscoveryError(connection.problem))
             connection.tend()  # last: it may fail, and whoever waits should have heard
             return
-        self._unwatch()
         while connection.connected and not self._closed:
+            self._unwatch()
             errands = self._agenda.take(_SERVICES_AT_ONCE, time.monotonic())
             if not errands:
                 break
             self._carry_out(errands)
 
     def _unwatch(self) -> None:
-        paths, self._unwatched = self._unwatched, []
+        paths = [self._unwatched.popleft() for _ in range(len(self._unwatched))]
         # without a session there are no watches either
         with contextlib.suppress(DiscoveryError, KazooException):
             self._reading.forget([path for path in paths if not self._agenda.watches(path)])
@@ -137,6 +139,7 @@ class Watcher:
                     errand.view.epoch = epoch
                     errand.view.backoff.succeeded()
                     errand.view.deliver()
+                    self._agenda.remind(errand.view, time.monotonic())
                 else:
                     self._failed(errand, epoch, trouble)
         except UnimplementedError:
@@ -161,14 +164,21 @@ class Watcher:
         for errand, names in wanted.items():
             listed = lists.get(errand)
             troubles = [listed] if isinstance(listed, Exception) else []
+            denied: set[str] = set()
             for name in names:
                 answer = next(answers)
                 if isinstance(answer, NoNodeError):
                     errand.view.lose([name])
+                elif isinstance(answer, NoAuthError):
+                    denied.add(name)
                 elif isinstance(answer, Exception):
                     troubles.append(answer)
                 else:
                     errand.view.learn(name, answer)
+            if (denied or errand.view.denied) and errand.view.known.keys() <= denied:
+                troubles.append(DiscoveryError("none of the instances may be read (NoAuthError)"))
+            else:
+                errand.view.deny(denied)
             yield errand, troubles[0] if troubles else None
 
     def _failed(self, errand: Errand, epoch: int, error: Exception | None) -> None:
@@ -189,7 +199,7 @@ def _wanted(errand: Errand, names: list[str] | Exception | None, epoch: int) -> 
         return list(errand.names)
     if isinstance(names, Exception):
         return []
-    view.lose(view.known.keys() - set(names))
+    view.lose((view.known.keys() | view.denied) - set(names))
     if view.epoch == epoch:
         names = [name for name in names if name not in view.known or name in errand.names]
     wanted = []
@@ -234,7 +244,7 @@ class _Persistent:
 
     def read(self, paths: Sequence[str]) -> Iterator[bytes | Exception]:
         start, count = 0, _FIRST_NODES_PER_READ
-        while part := paths[start : start + count]:
+        while part := _fitting(paths[start : start + count]):
             [answers] = self._connection.ask([partial(multi_read, paths=part)])
             if isinstance(answers, Exception):
                 raise answers
@@ -244,7 +254,8 @@ class _Persistent:
             count = max(1, min(_NODES_PER_READ, int(_BYTES_PER_READ / (size + 1))))
 
     def forget(self, paths: Sequence[str]) -> None:
-        self._connection.ask(partial(remove_watches, path=path) for path in paths)
+        if not self._connection.borrowed:  # there others may watch the same nodes, and all of a node's watches would go
+            self._connection.ask(partial(remove_watches, path=path) for path in paths)
 
     def close(self) -> None:
         self._connection.hear_no_more(self._happened)
@@ -285,6 +296,13 @@ class _OneShot:
     def _fired(self, event: Any) -> None:
         if event.type != EventType.NONE:  # which is the end of a session: the next one reads everything anyway
             self._happened(event.path)
+
+
+def _fitting(paths: Sequence[str]) -> Sequence[str]:
+    """As many of the paths as one request may have."""
+    while len(paths) > 1 and sum(map(len, paths)) > _LETTERS_PER_READ:
+        paths = paths[: len(paths) // 2]
+    return paths
 
 
 def _children(path: str, watch: Callable[[Any], None] | None = None) -> Callable[[Any], Any]:

@@ -38,6 +38,17 @@ class Resolver(Protocol):
 
 
 @runtime_checkable
+class RemarkingResolver(Resolver, Protocol):
+    """A resolver that can say what a list of endpoints does not show. Optional: any resolver may have `remarks`."""
+
+    def remarks(self) -> list[str]:
+        """What people should know about the last answer, such as `2 instances could not be read`; usually nothing.
+
+        `Balancer.explain()` prints each on a line of its own. Called on any thread, also after `close`; does no I/O.
+        """
+
+
+@runtime_checkable
 class Discovery(Protocol):
     """One registry. Third parties add a scheme with an entry point in the group `clientlb.discovery`.
 

@@ -21,6 +21,7 @@ from clientlb.discovery._consul_failover import FailoverRule
 from clientlb.discovery._consul_health import HealthReader
 from clientlb.discovery._consul_http import ConsulHTTP
 from clientlb.discovery._consul_query import CONSISTENCIES, Consistency, HealthQuery, OldAnswerError
+from clientlb.discovery._remarks import not_read, on_lost_nodes
 from clientlb.discovery.base import Listener
 from clientlb.discovery.feed import Feed
 from clientlb.discovery.url import checked_seconds, seconds_option
@@ -249,6 +250,10 @@ class ConsulResolver:
     def skipped(self) -> int:
         """Instances of the last answer that could not be read."""
         return self._source.reader.skipped
+
+    def remarks(self) -> list[str]:
+        """Both counts in words, for `Balancer.explain()`."""
+        return on_lost_nodes(self.node_lost) + not_read(self.skipped)
 
     def start(self, listener: Listener) -> None:
         """Begin to watch. Returns at once; raises ClosedError after `close`."""

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Self
 
+from clientlb.discovery._remarks import not_read
 from clientlb.discovery.decode import MAX_INSTANCE_BYTES, Decoder, InstanceDecoder, open_decoder
 from clientlb.discovery.feed import Feed
 from clientlb.discovery.leases import Lease, Roll, lease_id, read_lease, service_directory
@@ -104,6 +105,10 @@ class DirectoryResolver(PolledResolver):
         self._quiet: _Signature | None = None
         self._looked_at = -math.inf
         self._delivered: dict[str, Lease] | None = None
+
+    def remarks(self) -> list[str]:
+        """How many instances could not be read, for `Balancer.explain()`."""
+        return not_read(self._decoder.skipped)
 
     def _deliver(self, feed: Feed) -> float | None:
         try:

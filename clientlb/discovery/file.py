@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from clientlb.discovery._remarks import not_read
 from clientlb.discovery.decode import decode_address, decode_object
 from clientlb.discovery.feed import Feed
 from clientlb.discovery.polling import PolledResolver, Poller
@@ -114,6 +115,11 @@ class FileResolver(PolledResolver):
         self._discovery = discovery
         self._service = service
         self._seen: _Version | None = None
+        self._skipped = 0
+
+    def remarks(self) -> list[str]:
+        """How many entries could not be read, for `Balancer.explain()`."""
+        return not_read(self._skipped)
 
     def _deliver(self, feed: Feed) -> None:
         try:
@@ -137,7 +143,9 @@ class FileResolver(PolledResolver):
             entries = entries.get(self._service, [])
         if not isinstance(entries, list):
             raise DiscoveryError(f"a list of endpoints was expected for {self._service}, not {type(entries).__name__}")
-        return [endpoint for position, entry in enumerate(entries) if (endpoint := self._endpoint(position, entry))]
+        read = [self._endpoint(position, entry) for position, entry in enumerate(entries)]
+        self._skipped = read.count(None)
+        return [endpoint for endpoint in read if endpoint is not None]
 
     def _endpoint(self, position: int, entry: object) -> Endpoint | None:
         try:

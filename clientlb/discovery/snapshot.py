@@ -149,7 +149,8 @@ class SnapshotFiles:
             raise
         folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            os.fsync(folder)
+            with contextlib.suppress(OSError):  # some file systems cannot; the file is there all the same
+                os.fsync(folder)
         finally:
             os.close(folder)
 
@@ -260,7 +261,7 @@ class SnapshotKeeper:
             self._closed = True
             self._condition.notify()
             thread = self._thread
-        if thread is not None:
+        if thread is not None and thread is not threading.current_thread():  # an event hook may close everything
             thread.join(_CLOSE_PATIENCE)
 
     def after_fork(self) -> None:

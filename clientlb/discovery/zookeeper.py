@@ -13,10 +13,12 @@ service is made anew, and says nothing about changed data. The floors of our own
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterable
 from typing import Any, Unpack
 
+from clientlb.discovery._remarks import not_read
 from clientlb.discovery._zookeeper_agenda import View
 from clientlb.discovery._zookeeper_client import connect
 from clientlb.discovery._zookeeper_settings import (
@@ -49,7 +51,8 @@ class ZooKeeperDiscovery:
         root: Path under which each service has a node (default `/services`, as in Spring Cloud).
         client: A started `KazooClient` to use instead of making one; its owner stops it.
         persistent_watches: Use the persistent watches and multi-reads of ZooKeeper 3.6. By default they are tried, and
-            watches that fire once are used if the server has none, or the client is not ours. False: do not try.
+            watches that fire once are used if the server has none, or the client is not ours. False: do not try, which
+            needs a session apart from those who do. True with a client of yours: set no watches on services with it.
         format: How instances are written: as for `clientlb.discovery.decode.open_decoder` (default: detected for each).
         options: How to speak with the servers: see `EnsembleOptions`.
 
@@ -72,6 +75,7 @@ class ZooKeeperDiscovery:
         open_decoder(format)  # a mistake in it is found here
         self._format = format
         self._client = client
+        self._pid = os.getpid()
         self._persistent = client is None if persistent_watches is None else persistent_watches
         self._lock = threading.Lock()
         self._watcher: Loan[Watcher] | None = None
@@ -108,7 +112,7 @@ class ZooKeeperDiscovery:
             loan = self._watcher
             if loan is None or not loan.valid:
                 # A forked child starts anew, also without the client that was handed in: its sockets are the parent's.
-                loan = self._watcher = self._make_watcher(self._client if loan is None else None)
+                loan = self._watcher = self._make_watcher(self._client if os.getpid() == self._pid else None)
                 self._resolvers.clear()
             self._resolvers.add(resolver)
             return loan
@@ -120,7 +124,8 @@ class ZooKeeperDiscovery:
 
     def _make_watcher(self, client: Any) -> Loan[Watcher]:
         def make() -> Watcher:
-            return Watcher(connect(self._ensemble, client), persistent=self._persistent)
+            connection = connect(self._ensemble, client, apart=not self._persistent)
+            return Watcher(connection, persistent=self._persistent)
 
         if client is None:
             return _watchers.borrow((self._ensemble, self._persistent), make)
@@ -142,6 +147,15 @@ class ZooKeeperResolver:
         self._closed = threading.Event()
         self._watched: tuple[Loan[Watcher], View] | None = None
 
+    @property
+    def skipped(self) -> int:
+        """Instances that are there and could not be read."""
+        return self._decoder.skipped
+
+    def remarks(self) -> list[str]:
+        """The same in words, for `Balancer.explain()`."""
+        return not_read(self.skipped)
+
     def start(self, listener: Listener) -> None:
         """Begin to watch. Returns at once; raises ClosedError after `close`."""
         if self._closed.is_set():
@@ -150,7 +164,8 @@ class ZooKeeperResolver:
         view = View(self._path, self._decoder, Feed(listener, self._name))
         self._watched = (watcher, view)
         watcher.value.add(view)
-        if self._closed.is_set():  # meanwhile, by another thread
+        if self._closed.is_set():  # meanwhile, by another thread, which may have been there before `add`
+            self._watched = (watcher, view)
             self.close()
 
     def close(self) -> None:

@@ -85,7 +85,8 @@ def register(
         self_test: Called about three times per `ttl` on a thread of its own. While it raises, returns False or has not
             ended after a third of the `ttl`, the server is not announced (default: no test).
         on_leave: Called when the server begins to leave, such as to turn a health check to "not ready".
-        stop: Called when the server may stop, which then ends the program: a signal that would have killed it does not.
+        stop: Called when the server may stop, which then ends the program: a signal that would have killed it does
+            not, unless `stop` raises, or leaving takes longer than the last three together.
         signals: Which signals wait until the server has left (default SIGTERM). What the program itself, or its
             server, has installed for them is called then. A second signal is not held back.
 

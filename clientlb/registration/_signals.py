@@ -34,7 +34,7 @@ class Leaver(Protocol):
 
     @property
     def ends_program(self) -> bool:
-        """When it has left, the program ends by itself: nothing must kill it."""
+        """It has left, and with it the program ends by itself: nothing must kill it."""
 
 
 def checked_signals(signals: Iterable[int]) -> tuple[signal.Signals, ...]:
@@ -60,13 +60,15 @@ def hold(leaver: Leaver, signals: Iterable[signal.Signals]) -> None:
     if threading.current_thread() is not threading.main_thread():
         return
     for number in signals:
+        hook = _hooks.get(number)
+        if hook is not None:
+            hook.step_aside_if_idle()  # else every registration that another thread ends leaves a handler to the next
         previous = signal.getsignal(number)
         if previous is None or getattr(previous, "__name__", "") == "_sighandler_noop":
             logger.debug("%s is handled by somebody who cannot be made to wait", number.name)
             continue
         if previous is signal.SIG_IGN:
             continue  # whoever ignores it does not leave because of it
-        hook = _hooks.get(number)
         if hook is None or not hook.is_installed:
             hook = _hooks[number] = _Hook(number)
         hook.leavers.append(leaver)
@@ -100,13 +102,13 @@ class _Hook:
             self.leavers.remove(leaver)
             if not self.leavers:
                 self._told.put(False)
-        if not self.leavers and threading.current_thread() is threading.main_thread():
-            self._step_aside()
+        if threading.current_thread() is threading.main_thread():
+            self.step_aside_if_idle()
 
-    def _step_aside(self) -> None:
+    def step_aside_if_idle(self) -> None:
         """Put the handler back that was there before, unless somebody has put in another one. In the main thread only;
         until then ours hands everything on."""
-        if signal.getsignal(self._number) is self._handler:
+        if not self.leavers and signal.getsignal(self._number) is self._handler:
             signal.signal(self._number, self._previous)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
@@ -117,8 +119,7 @@ class _Hook:
             self._told.put(True)
 
     def _hand_on(self, number: int, frame: FrameType | None) -> None:
-        if not self.leavers:
-            self._step_aside()
+        self.step_aside_if_idle()
         if callable(self._previous):
             self._previous(number, frame)
         elif self._previous is signal.SIG_DFL:
@@ -137,7 +138,8 @@ class _Hook:
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         would_kill = self._previous in (signal.SIG_DFL, signal.default_int_handler)
-        if would_kill and leavers and all(leaver.ends_program for leaver in leavers):
+        in_time = not any(thread.is_alive() for thread in threads)
+        if would_kill and in_time and leavers and all(leaver.ends_program for leaver in leavers):
             return
         # to the main thread itself: sent to the process, it would not wake a main thread that waits for a socket
         signal.pthread_kill(threading.main_thread().ident or 0, self._number)

@@ -85,7 +85,7 @@ class Registered:
             await self._app(scope, receive, send_and_close)
 
     async def _live(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        asked = answered = False
+        asked = answered = failed = False
 
         async def receive_and_leave() -> Message:
             nonlocal asked
@@ -96,10 +96,18 @@ class Registered:
             return message
 
         async def send_and_register(message: Message) -> None:
-            nonlocal answered
+            nonlocal answered, failed
+            if failed:
+                return  # what the application makes of it was said already
             answered = True
-            if message["type"] == "lifespan.startup.complete":
-                self._register()
+            try:
+                if message["type"] == "lifespan.startup.complete":
+                    self._register()
+            except Exception as error:
+                # said in so many words: of an application that only raises, servers think that it has no lifespan
+                failed = True
+                await send({"type": "lifespan.startup.failed", "message": f"clientlb: {error}"})
+                raise
             await send(message)
 
         try:

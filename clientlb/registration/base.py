@@ -109,6 +109,7 @@ class Registration:
         self._left = threading.Event()
         self._close_until = 0.0
         self._is_given_up = False
+        self._has_stopped = False
         self._error: Exception | None = None
         self._is_known = False  # the registry may name us: something was announced and not withdrawn since
         self._was_known = False
@@ -157,8 +158,8 @@ class Registration:
 
     @property
     def ends_program(self) -> bool:
-        """Whether the end of the server, and so of the program, is a matter of `stop`."""
-        return self._stop is not None
+        """Whether `stop` was called, and did not fail: the end of the server is the end of the program."""
+        return self._has_stopped
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the registry took the announcement for the first time; False after `timeout` seconds."""
@@ -211,7 +212,7 @@ class Registration:
                 unfinished = self._departure.in_flight
             if unfinished:
                 logger.warning("%s left %s, but %d requests have not ended", *self._who, unfinished)
-            self._call("stop", self._stop)
+            self._has_stopped = self._call("stop", self._stop)
         finally:
             self._left.set()
 
@@ -253,12 +254,16 @@ class Registration:
     def _who(self) -> tuple[str, str]:
         return (f"{self.service} at {self.endpoint}", str(self._registrar))
 
-    def _call(self, name: str, callback: Callable[[], object] | None) -> None:
+    def _call(self, name: str, callback: Callable[[], object] | None) -> bool:
+        """Call what may be there and may fail; says whether it was there and did not."""
+        if callback is None:
+            return False
         try:
-            if callback is not None:
-                callback()
+            callback()
         except Exception as error:
-            logger.warning("%s of %s failed: %s", name, self._who[0], error or type(error).__name__)
+            logger.warning("%s of %s failed: %s", name, self._who[0], str(error) or type(error).__name__)
+            return False
+        return True
 
     def _run(self) -> None:
         try:

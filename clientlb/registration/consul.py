@@ -163,22 +163,23 @@ class ConsulRegistrar:
         """Renew; register if that is new, different or forgotten. Raises RegistrationError."""
         description = self._describe(service, endpoint, ttl)
         with self._lock:
-            known = self._registered.get(endpoint.id)
+            known = self._registered.get(description["ID"])
         try:
-            if known == description and self._is_kept(endpoint):
+            if known == description and self._is_kept(description):
                 return
-            self._register(endpoint, description, first=known is None)
+            self._register(description, first=known is None)
         except ConsulError as error:
             raise RegistrationError(f"registering {service} failed: {error}") from error
         with self._lock:
-            self._registered[endpoint.id] = description
+            self._registered[description["ID"]] = description
 
     def withdraw(self, service: str, endpoint: Endpoint) -> None:
         """Deregister. Raises RegistrationError."""
+        id = _service_id(service, endpoint)
         with self._lock:
-            self._registered.pop(endpoint.id, None)
+            self._registered.pop(id, None)
         try:
-            self._http.put(path("agent", "service", "deregister", endpoint.id), _TIMEOUT_OF_LEAVING)
+            self._http.put(path("agent", "service", "deregister", id), _TIMEOUT_OF_LEAVING)
         except ConsulError as error:
             if error.status != 404:
                 raise RegistrationError(f"deregistering {service} failed: {error}") from error
@@ -202,24 +203,24 @@ class ConsulRegistrar:
     def __str__(self) -> str:
         return str(self._address)
 
-    def _register(self, endpoint: Endpoint, description: dict[str, Any], *, first: bool) -> None:
+    def _register(self, description: dict[str, Any], *, first: bool) -> None:
         # Without `replace-existing-checks` the checks of an earlier registration would stay, and fail.
         parameters = {"replace-existing-checks": "true"}
         self._http.put(path("agent", "service", "register"), _TIMEOUT, parameters, description)
         if first:
             # An agent remembers maintenance over restarts, its own and ours: a server that starts is not in it.
-            self._http.put(path("agent", "service", "maintenance", endpoint.id), _TIMEOUT, {"enable": "false"})
+            self._http.put(path("agent", "service", "maintenance", description["ID"]), _TIMEOUT, {"enable": "false"})
         # An agent that restarts restores what a renewal said, but not what the registration said: without one
         # the instance would be out of the list until its next.
-        self._is_kept(endpoint)
+        self._is_kept(description)
 
-    def _is_kept(self, endpoint: Endpoint) -> bool:
+    def _is_kept(self, description: dict[str, Any]) -> bool:
         """Whether the agent still knows the instance; what the server has to say for its check is said."""
         try:
             if isinstance(self._check, TTLCheck):
-                self._http.put(path("agent", "check", "pass", _check_id(endpoint)), _TIMEOUT)
+                self._http.put(path("agent", "check", "pass", description["Check"]["CheckID"]), _TIMEOUT)
             else:
-                self._http.get(path("agent", "service", endpoint.id), _TIMEOUT)
+                self._http.get(path("agent", "service", description["ID"]), _TIMEOUT)
         except ConsulError as error:
             if error.status in _FORGOTTEN:
                 return False
@@ -233,8 +234,9 @@ class ConsulRegistrar:
         # Consul's own weight is a whole number from 1; the exact one is in the metadata.
         weight = min(max(round(endpoint.weight), 1), _LARGEST_WEIGHT)
         keep_dead = max(_KEEP_DEAD, 6 * ttl) if self._deregister_after is None else self._deregister_after
+        id = _service_id(service, endpoint)
         return {
-            "ID": endpoint.id,
+            "ID": id,
             "Name": service,
             "Address": endpoint.host,
             "Port": endpoint.port,
@@ -242,7 +244,7 @@ class ConsulRegistrar:
             "Meta": meta,
             "Weights": {"Passing": weight, "Warning": weight},
             "Check": {
-                "CheckID": _check_id(endpoint),
+                "CheckID": f"service:{id}",
                 "DeregisterCriticalServiceAfter": f"{keep_dead:.0f}s",
                 **_definition(self._check, endpoint, ttl),
             },
@@ -280,5 +282,6 @@ def _check_option(options: dict[str, str]) -> Check:
     return TTLCheck()
 
 
-def _check_id(endpoint: Endpoint) -> str:
-    return f"service:{endpoint.id}"
+def _service_id(service: str, endpoint: Endpoint) -> str:
+    """The agent tells instances apart by this alone: without the service, the same id in two would be one instance."""
+    return f"{service}:{endpoint.id}"

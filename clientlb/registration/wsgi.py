@@ -45,7 +45,8 @@ class Registered:
             return [text]
         self._registration.request_began()
         try:
-            return _Answer(self._app(environ, start_response), self._registration)
+            parts = self._app(environ, start_response)
+            return (_SizedAnswer if hasattr(parts, "__len__") else _Answer)(parts, self._registration)
         except BaseException:
             self._registration.request_ended()
             raise
@@ -69,3 +70,10 @@ class _Answer:
         finally:
             if registration is not None:
                 registration.request_ended()
+
+
+class _SizedAnswer(_Answer):
+    """Of an answer in one part, servers know the Content-Length."""
+
+    def __len__(self) -> int:
+        return len(self._parts)  # type: ignore[arg-type]

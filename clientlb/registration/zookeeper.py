@@ -8,6 +8,7 @@ event means "look again"; so is every new connection.
 from __future__ import annotations
 
 import math
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -74,6 +75,7 @@ class ZooKeeperRegistrar:
         self._root = node_path(root)
         self._acl = self._checked_acl(acl, client)
         self._client = client
+        self._pid = os.getpid()
         self._lock = threading.Lock()
         self._loan: Loan[Connection] | None = None
         self._wakes: list[Callable[[], None]] = []
@@ -111,6 +113,9 @@ class ZooKeeperRegistrar:
         except Exception as error:
             reason = str(error) or type(error).__name__
             raise RegistrationError(f"writing {path} failed: {reason}") from error
+        finally:
+            if self._closed:  # meanwhile, by another thread, which did not know yet what was written here
+                connection.abandon([path])
 
     def withdraw(self, service: str, endpoint: Endpoint) -> None:
         """Delete the node if it is ours. Raises RegistrationError; then it is deleted when there is a session again."""
@@ -169,7 +174,7 @@ class ZooKeeperRegistrar:
             if self._closed:
                 raise RegistrationError(f"{self} is closed")
             if self._loan is None or not self._loan.valid:
-                client = self._client if self._loan is None else None  # in a forked child it is the parent's
+                client = self._client if os.getpid() == self._pid else None  # in a forked child it is the parent's
                 self._loan = connect(self._ensemble.with_session_timeout(ttl), client)
                 self._loan.value.subscribe(self._connection_changed)
             connection = self._loan.value

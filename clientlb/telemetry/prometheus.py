@@ -77,7 +77,7 @@ class PrometheusSink(Collector):
         self._services = services
         self._registry = REGISTRY if registry is None else registry
         self._endpoint_label = endpoint_label
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the garbage collector may end a call, which may be an event, at any time
         self._transitions: Counter[tuple[str, str]] = Counter()
         self._discovery_errors: Counter[str] = Counter()
         self._reported: dict[tuple[str, str], float] = {}

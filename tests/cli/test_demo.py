@@ -64,7 +64,7 @@ def test_the_demo_costs_no_call_and_tells_what_happened() -> None:
         "kill -9 ledger-1",
     ):
         assert f">>> {act}" in told
-    assert "web: web-5 joined; now" in told
+    assert "web: web-5 joined" in told  # and web-2 may be seen to leave at the same moment
     assert "ended with status 0" in told
     assert "calls none failed" in told
     assert told.count("failed: 0") == 3

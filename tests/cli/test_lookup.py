@@ -120,6 +120,22 @@ def test_explain(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[1].startswith("  10.0.0.1:80: may be picked")
 
 
+@pytest.mark.parametrize(("bad", "said"), [(1, "1 instance"), (2, "2 instances")])
+def test_explain_counts_what_could_not_be_read(
+    tmp_path: Path, bad: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "services.json"
+    file.write_text(json.dumps({"orders": ["10.0.0.1:80", *["10.0.0.2:http"] * bad]}))
+    folder = tmp_path / "registry" / "orders"
+    folder.mkdir(parents=True)
+    (folder / "good.json").write_text('{"host": "10.0.0.1", "port": 80}')
+    for number in range(bad):
+        (folder / f"bad{number}.json").write_text("nonsense")
+    for url in (f"file://{file}", f"dir://{folder.parent}"):
+        assert main(["explain", url, "orders"]) == 0
+        assert f"\n  {said} could not be read\n" in capsys.readouterr().out
+
+
 def test_explain_says_what_is_wrong(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", f"file://{file}", "payments"]) == 1
     assert "0 of 0 endpoints" in capsys.readouterr().out

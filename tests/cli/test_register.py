@@ -157,14 +157,45 @@ def test_a_signal_before_the_first_answer_is_passed_on_at_once(tmp_path: Path) -
         assert server.terminate() == 128 + signal.SIGTERM
 
 
+IGNORING = """
+import os, signal, sys
+signal.signal(getattr(signal, sys.argv[1]), signal.SIG_IGN)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+def test_death_is_noticed_though_our_parent_ignores_the_death_of_children(tmp_path: Path) -> None:
+    register = [*COMMAND, "register", "--service=o", "--port=1", f"--to=dir://{tmp_path}", "--", "sh", "-c", "exit 3"]
+    with program([*PYTHON, IGNORING, "SIGCHLD", *register], tmp_path) as wrapper:
+        assert wrapper.wait() == 3
+
+
+def test_background_job_of_a_shell_does_not_hear_ctrl_c(tmp_path: Path) -> None:
+    [port] = free_ports(1)
+    registry = tmp_path / "registry"
+    options = ["--service=orders", f"--port={port}", f"--to=dir://{registry}", "--propagation=0"]
+    command = [*COMMAND, "register", *options, "--", *PYTHON, SERVER, str(port)]
+    with program([*PYTHON, IGNORING, "SIGINT", *command], registry) as wrapper:
+        wrapper.wait_announced()
+        wrapper.send(signal.SIGINT)
+        wrapper.send(signal.SIGUSR1)
+        wrapper.wait_said("heard SIGUSR1")
+        assert wrapper.terminate() == 7
+        assert "heard SIGINT" not in wrapper.output
+
+
 @pytest.mark.parametrize(
     ("command", "status", "message"),
     [
         (["/does/not/exist"], 127, "clientlb: /does/not/exist: command not found\n"),
         (["/etc/passwd"], 126, "clientlb: /etc/passwd: Permission denied\n"),
-        (["sh", "-c", "exit 3"], 3, ""),
-        (["sh", "-c", "kill -HUP $$"], 129, ""),
-        (["sh", "-c", "echo $1 $2", "-", "a", "--", "b"], 0, ""),
+        (["sh", "-c", "exit 3"], 3, "clientlb: sh ended with status 3 before port 1 answered\n"),
+        (["sh", "-c", "kill -HUP $$"], 129, "clientlb: sh ended with status 129 before port 1 answered\n"),
+        (
+            ["sh", "-c", "echo $1 $2", "-", "a", "--", "b"],
+            0,
+            "clientlb: sh ended with status 0 before port 1 answered\n",
+        ),
     ],
     ids=["not found", "not executable", "status", "signal", "arguments"],
 )
@@ -177,11 +208,16 @@ def test_exit_status(tmp_path: Path, command: list[str], status: int, message: s
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--port=0"], "0 is not a port; give a number from 1 to 65535"),
+        (["--port=0"], "'0' is not a port; give a number from 1 to 65535"),
+        (["--port=http"], "'http' is not a port; give a number from 1 to 65535"),
+        (["--health-port=65536"], "'65536' is not a port"),
+        (["--ttl=0"], "'0' is no time; give a number of seconds above 0"),
+        (["--start-timeout=soon"], "'soon' is no time; give a number of seconds above 0"),
+        (["--drain-timeout=nan"], "'nan' is no time; give a number of seconds, 0 or more"),
         (["--metadata=x"], "'x' is not of the form KEY=VALUE"),
         (["--health-url=ftp://x"], "neither a path such as /health nor a URL"),
         (["--health-url=/x", "--health-port=80"], "not allowed with"),
-        (["--propagation=-1"], "--propagation"),
+        (["--propagation=-1"], "'-1' is no time; give a number of seconds, 0 or more"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -1,6 +1,7 @@
 """The balancer under a clock that the test winds. No test sleeps."""
 
 import asyncio
+import gc
 import random
 import threading
 import time
@@ -262,6 +263,84 @@ def test_nobody_is_dropped_while_the_registry_names_nobody():
         bench.fail(port)
         bench.balancer.unreachable(bench.node(port))
     assert [e.port for e in bench.balancer.endpoints] == [1, 2]
+
+
+def test_events_come_in_order_whichever_thread_is_at_it():
+    """One thread is still telling of its news while another one has more."""
+    seen, told, go_on = [], threading.Event(), threading.Event()
+
+    def hook(event):
+        if isinstance(event, events.DiscoveryRecovered):
+            told.set()
+            assert go_on.wait(10)
+        seen.append(event)
+
+    balancer = Balancer("orders", emit=hook)
+    balancer.error(DiscoveryError("down"))
+    slow = threading.Thread(target=balancer.update, args=(endpoints(1),))
+    slow.start()
+    assert told.wait(10)
+    balancer.update(endpoints(1, 2))
+    go_on.set()
+    slow.join(10)
+    assert [type(event).__name__ for event in seen] == [
+        "DiscoveryFailed",
+        "DiscoveryRecovered",
+        "EndpointsChanged",
+        "EndpointsChanged",
+    ]
+    assert [event.size for event in seen[2:]] == [1, 2]
+
+
+def test_hook_may_use_the_balancer():
+    sizes = []
+
+    def hook(event):
+        if isinstance(event, events.EndpointsChanged):
+            if event.size == 1:
+                balancer.update(endpoints(1, 2))
+            sizes.append(event.size)
+            balancer.pick().release()
+            assert balancer.explain()
+            assert balancer.stats().calls
+
+    balancer = Balancer("orders", emit=hook)
+    balancer.update(endpoints(1))
+    assert sizes == [1, 2]
+
+
+def test_call_that_the_garbage_collector_ends_may_end_anywhere():
+    """Abandoned in a cycle, it is ended in the middle of whatever its thread does, the lock of the balancer in hand."""
+    bench = Bench(*range(1, 6), health=HealthOptions(consecutive_failures=1, open_for=0.1))
+
+    def call():
+        with bench.balancer.pick():
+            yield
+
+    def abandon_calls():
+        for number in range(150):
+            abandoned = [call()]
+            next(abandoned[0])
+            abandoned.append(abandoned)
+            del abandoned
+            bench.balancer.pick().release(Outcome.FAILURE if number % 3 else Outcome.SUCCESS)
+            bench.balancer.update(endpoints(*range(1, 5 + number % 3)))
+            bench.balancer.stats()
+            bench.clock.advance(0.05)
+
+    worker = threading.Thread(target=abandon_calls, daemon=True)
+    before = gc.get_threshold()
+    gc.set_threshold(2)
+    try:
+        worker.start()
+        worker.join(30)
+    finally:
+        gc.set_threshold(*before)
+    assert not worker.is_alive(), "it waits for itself"
+    gc.collect()
+    stats = bench.balancer.stats()
+    assert stats.in_flight == 0
+    assert f" {stats.healthy} of {len(stats.endpoints)} " in repr(bench.balancer), "whose breaker is closed is picked"
 
 
 def test_list_of_an_earlier_time_is_used_when_the_registry_fails():

@@ -54,6 +54,17 @@ def test_majority_is_held():
     assert watch.after(0.1) == {1}
 
 
+def test_who_is_first_back_in_an_empty_registry_does_not_push_the_others_out():
+    """A registry that was wiped names nobody, then one after the other."""
+    watch = Watch(1, 2, 3, 4, 5)
+    watch.hears()
+    assert watch.after(50) == {1, 2, 3, 4, 5}
+    watch.hears(1)
+    assert watch.after(29.9) == {1, 2, 3, 4, 5}
+    watch.hears(1, 2, 3)
+    assert watch.after(0.1) == {1, 2, 3}
+
+
 def test_majority_that_leaves_one_by_one_is_held():
     watch = Watch(*range(1, 11))
     for left in range(9, 0, -1):
@@ -191,6 +202,8 @@ class AnyRegistry(RuleBasedStateMachine):
         if self.down:
             self.missing = dict.fromkeys(self.missing, 0.0)
             self.down, self.empty_for = False, 0.0
+        if ports and not self.named:
+            self.missing = dict.fromkeys(self.missing, 0.0)  # a registry that named nobody was out of order
         if ports:
             self.empty_for = 0.0
         assert removed <= before - ports

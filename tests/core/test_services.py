@@ -44,6 +44,26 @@ def test_one_watch_however_many_threads_begin(registry, services):
     assert registry.watched("orders") == 1
 
 
+class Remarking:
+    """A resolver that has something to say, or fails to."""
+
+    def __init__(self, resolver, remarks):
+        self.start, self.close, self.remarks = resolver.start, resolver.close, remarks
+
+
+@pytest.mark.parametrize(
+    ("remarks", "lines"),
+    [(lambda: ["2 instances could not be read"], ["  2 instances could not be read"]), (lambda: 1 // 0, [])],
+)
+def test_remarks_of_a_resolver_are_explained_and_cannot_break_it(registry, remarks, lines):
+    plain = registry.resolver
+    registry.resolver = lambda service: Remarking(plain(service), remarks)
+    with Services(registry) as services:
+        told = services["orders"].explain().splitlines()
+    assert told[1:-2] == lines
+    assert "h:1: may be picked" in told[-2]
+
+
 @pytest.mark.parametrize("name", ["", None, 3])
 def test_service_needs_a_name(services, name):
     with pytest.raises(ConfigurationError, match="give a non-empty string"):

@@ -3,11 +3,13 @@
 import json
 import logging
 import os
+import resource
+import signal
 import threading
 
 import pytest
 
-from clientlb import ConfigurationError, Endpoint, GuardOptions, Options, Services
+from clientlb import ConfigurationError, Endpoint, GuardOptions, Options, Services, events
 from clientlb.discovery.snapshot import MOST_BYTES, SnapshotFiles
 from clientlb.testing import ManualDiscovery
 from tests.servers.process import wait_until
@@ -192,6 +194,56 @@ def test_folder_that_cannot_be_written_is_told_once(tmp_path, caplog):
         wait_until(lambda: caplog.records, what="the folder is told of")
         registry.set("orders", ["h:1", "h:2"])
     assert sum("could not be written" in record.getMessage() for record in caplog.records) == 1
+
+
+def test_hook_may_close_everything_when_the_list_is_used(tmp_path):
+    registry = ManualDiscovery({})
+    SnapshotFiles(tmp_path, str(registry)).save("orders", (Endpoint("h", 1),))
+    closed = threading.Event()
+
+    def hook(event):
+        if isinstance(event, events.SnapshotUsed):
+            services.close()
+            closed.set()
+
+    services = Services(registry, snapshots=tmp_path, hooks=[hook])
+    balancer = services["orders"]
+    registry.fail("orders", OSError("down"))
+    assert closed.wait(10)
+    assert balancer.closed
+
+
+def test_symbolic_link_is_neither_read_nor_written_through(tmp_path):
+    registry = ManualDiscovery({"orders": ["h:1"]})
+    files, elsewhere = SnapshotFiles(tmp_path, str(registry)), tmp_path / "elsewhere"
+    files.save("orders", (Endpoint("h", 2),))
+    os.rename(files.path("orders"), elsewhere)
+    before = elsewhere.read_bytes()
+    os.symlink(elsewhere, files.path("orders"))
+    with pytest.raises(OSError, match="symbolic"):
+        files.load("orders")
+    files.save("orders", (Endpoint("h", 1),))
+    assert [endpoint.port for endpoint in files.load("orders").endpoints] == [1]
+    assert elsewhere.read_bytes() == before
+
+
+def test_full_disk_leaves_the_old_list_and_no_rubbish(files):
+    """A limit on the size of files fails as a full disk does: in the middle of writing."""
+    files.save("orders", (Endpoint("h", 1),))
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+            with pytest.raises(OSError, match="too large"):
+                files.save("orders", tuple(Endpoint("h", port) for port in range(1, 100)))
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitpid(child, 0)[1] == 0
+    assert len(files.load("orders").endpoints) == 1
+    assert os.listdir(files.path("orders").parent) == [files.path("orders").name]
 
 
 def test_forked_child_keeps_lists_of_its_own(tmp_path):

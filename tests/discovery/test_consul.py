@@ -51,8 +51,9 @@ class TestContract(DiscoveryContract):
         return open_discovery(self.server.url)
 
     def put(self, service: str, endpoints: Sequence[Endpoint]) -> None:
+        wanted = {f"{service}:{endpoint.id}" for endpoint in endpoints}
         for known in self.server.request("GET", "/v1/agent/services").values():
-            if known["Service"] == service and known["ID"] not in {endpoint.id for endpoint in endpoints}:
+            if known["Service"] == service and known["ID"] not in wanted:
                 self.server.request("PUT", f"/v1/agent/service/deregister/{known['ID']}")
         registrar = ConsulRegistrar.from_url(self.server.url)
         for endpoint in endpoints:
@@ -488,6 +489,7 @@ def test_nodes_that_are_lost(consul: ConsulServer, service: str, caplog: pytest.
         resolver.start(seen)
         seen.expect(1)
     assert resolver.node_lost == 1
+    assert resolver.remarks() == ["1 instance left out: the cluster has lost the node"]
     assert "1 instances pass their checks, but their nodes are lost" in caplog.text
     discovery.close()
 

@@ -6,18 +6,25 @@ import gc
 import json
 import logging
 import signal
+import subprocess
+import sys
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from typing import Any
 from urllib.parse import quote
 
 import pytest
+from kazoo.security import OPEN_ACL_UNSAFE, make_acl, make_digest_acl
 
 from clientlb.discovery import Discovery, open_discovery
+from clientlb.discovery._zookeeper_agenda import View
 from clientlb.discovery._zookeeper_client import Connection
+from clientlb.discovery._zookeeper_sharing import Loan
+from clientlb.discovery._zookeeper_watcher import Watcher
 from clientlb.discovery.decode import encode_instance
-from clientlb.discovery.zookeeper import ZooKeeperDiscovery
+from clientlb.discovery.zookeeper import ZooKeeperDiscovery, ZooKeeperResolver
 from clientlb.endpoint import Endpoint
 from clientlb.errors import ClosedError, ConfigurationError
 from clientlb.testing import DiscoveryContract
@@ -151,7 +158,7 @@ def test_password_among_the_hosts_is_not_repeated(hosts: str | list[str]) -> Non
     assert "s3cret" not in str(caught.value)
 
 
-@pytest.mark.parametrize("service", ["", "/", "a//b", "..", "a/../b", "a\0b"])
+@pytest.mark.parametrize("service", ["", "/", "a//b", "..", "a/../b", "a\0b", "a\x7f", "a\udc80", "\U0001f600"])
 def test_bad_service_name(service: str) -> None:
     with pytest.raises(ConfigurationError, match="not a path"):
         ZooKeeperDiscovery("zk1").resolver(service)
@@ -272,18 +279,83 @@ def test_client_of_the_user(zookeeper: ZooKeeperServer, service: str) -> None:
 
 
 def test_credentials(zookeeper: ZooKeeperServer, service: str) -> None:
-    from kazoo.security import make_digest_acl
-
     with writing(zookeeper.hosts) as client:
         put(client, service, 1)
         secret = encode_instance(service, Endpoint("10.0.0.1", 2))
         client.create(f"/services/{service}/2", secret, acl=[make_digest_acl("me", "s3cret", read=True)])
         with watching(open_discovery(zookeeper.url), service) as seen:
-            message = seen.expect_error(f"/services/{service} failed", "NoAuth")
+            seen.expect(1)
+            client.delete(f"/services/{service}/1")
+            message = seen.expect_error(f"/services/{service} failed", "none of the instances may be read (NoAuth")
             assert zookeeper.hosts in message
+            put(client, service, 3)
+            seen.expect(3)
+            put(client, service, 1)
+            client.delete(f"/services/{service}/3")
         authority = zookeeper.url.replace("://", "://me:s3cret@")
         with watching(open_discovery(authority), service) as seen:
             seen.expect(1, 2)
+
+
+def test_instance_that_may_not_be_read(
+    zookeeper: ZooKeeperServer, service: str, discover: Discover, caplog: pytest.LogCaptureFixture
+) -> None:
+    unreadable, path = [make_acl("world", "anyone", admin=True)], f"/services/{service}"
+    discovery = discover(zookeeper)
+    resolver, seen = discovery.resolver(service), Watched()
+    with writing(zookeeper.hosts) as client, closing(discovery), caplog.at_level(logging.WARNING, "clientlb"):
+        put(client, service, 1)
+        for name in ("denied", "passing"):
+            client.create(f"{path}/{name}", encode_instance(service, Endpoint("10.0.0.1", 9)), acl=unreadable)
+        resolver.start(seen)
+        seen.expect(1)
+        for ports in ((1, 2), (1, 2, 3)):  # the service is watched as ever
+            put(client, service, ports[-1])
+            seen.expect(*ports)
+        assert resolver.skipped == 2
+        assert resolver.remarks() == ["2 instances could not be read"]
+        assert sum("'denied' is left out" in record.getMessage() for record in caplog.records) == 1
+        client.delete(f"{path}/passing")
+        client.set_acls(f"{path}/denied", OPEN_ACL_UNSAFE)  # which ZooKeeper tells nobody
+        seen.expect(1, 2, 3, 9)
+        wait_until(lambda: resolver.skipped == 0, what="none is left out")
+        assert not seen.errors
+
+
+def test_names_that_are_too_long_for_one_request(zookeeper: ZooKeeperServer, service: str) -> None:
+    ports = range(1, 601)
+    with writing(zookeeper.hosts) as client:
+        client.ensure_path(f"/services/{service}")
+        for port in ports:  # each letter has three bytes
+            data = b'{"host": "10.0.0.1", "port": %d}' % port
+            client.create(f"/services/{service}/{port}{'€' * 1000}", data)
+        with watching(ZooKeeperDiscovery(zookeeper.hosts), service) as seen:
+            seen.expect(*ports)
+            assert not seen.errors
+
+
+def test_closed_while_it_starts(zookeeper: ZooKeeperServer, service: str) -> None:
+    """By another thread, just before the watch begins."""
+
+    class ClosingFirst(Watcher):
+        def __init__(self, watcher: Watcher, resolver: ZooKeeperResolver) -> None:
+            self.watcher, self.resolver = watcher, resolver
+
+        def add(self, view: View) -> None:
+            self.resolver.close()
+            self.watcher.add(view)
+
+        def remove(self, view: View) -> None:
+            self.watcher.remove(view)
+
+    class Closing(ZooKeeperDiscovery):
+        def began(self, resolver: ZooKeeperResolver) -> Loan[Watcher]:
+            self.loan = super().began(resolver)
+            return Loan(ClosingFirst(self.loan.value, resolver), self.loan.give_back)
+
+    with closing(Closing(zookeeper.hosts)) as discovery:
+        discovery.resolver(service).start(Watched())
+        assert not list(discovery.loan.value._agenda)
 
 
 def test_fork(zookeeper: ZooKeeperServer, service: str) -> None:
@@ -300,6 +372,39 @@ def test_fork(zookeeper: ZooKeeperServer, service: str) -> None:
         finally:
             program.kill()
             program.communicate()
+
+
+FORKING_WITH_A_CLIENT = """
+import os, sys
+from kazoo.client import KazooClient
+from clientlb.discovery.zookeeper import ZooKeeperDiscovery
+from clientlb.endpoint import Endpoint
+from clientlb.registration.zookeeper import ZooKeeperRegistrar
+from clientlb.testing import RecordingListener
+
+hosts, service = sys.argv[1:]
+client = KazooClient(hosts)
+client.start()
+discovery, registrar = ZooKeeperDiscovery(hosts, client=client), ZooKeeperRegistrar(hosts, client=client)
+child = os.fork()
+if not child:  # it has the client, but not the client's threads
+    status = 1
+    try:
+        seen = RecordingListener()
+        discovery.resolver(service).start(seen)
+        registrar.announce(service, Endpoint("10.0.0.1", 80), 10.0)
+        seen.wait_for_addresses("10.0.0.1:80")
+        status = 0
+    finally:
+        os._exit(status)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_client_of_the_user_that_a_fork_left_behind(zookeeper: ZooKeeperServer, service: str) -> None:
+    """It is not used there, also when nobody used it before the fork."""
+    program = [sys.executable, "-c", FORKING_WITH_A_CLIENT, zookeeper.hosts, service]
+    subprocess.run(program, check=True, timeout=60)
 
 
 def test_after_close(zookeeper: ZooKeeperServer, service: str) -> None:
@@ -343,8 +448,6 @@ def test_trouble_with_a_new_client_does_not_end_the_watch(
 
 
 def test_closed_watches_are_forgotten(zookeeper: ZooKeeperServer, service: str) -> None:
-    from kazoo.security import make_digest_acl
-
     with writing(zookeeper.hosts) as client:
         client.create(f"/services/{service}", b"", acl=[make_digest_acl("me", "s3cret", read=True)], makepath=True)
     discovery = ZooKeeperDiscovery(zookeeper.hosts)

@@ -66,6 +66,42 @@ def test_what_failed_is_read_later_whatever_happens_meanwhile() -> None:
     assert agenda.due() is None
 
 
+def test_those_that_were_denied_are_read_again_after_a_pause_and_the_others_as_ever() -> None:
+    agenda, orders = Agenda(), view("/s/orders")
+    agenda.add(orders)
+    done(agenda)
+    orders.deny({"a", "b"})
+    for _ in range(3):  # one reminder, however often it is read
+        agenda.remind(orders, 100.0)
+        agenda.event("/s/orders/c")
+        assert done(agenda) == [Errand(orders, False, frozenset("c"))]
+    due = agenda.due()
+    assert due is not None
+    assert 100.0 < due <= 101.0
+    orders.lose({"b"})
+    assert done(agenda, due) == [Errand(orders, False, frozenset("a"))]
+    assert agenda.due() is None
+    orders.learn("a", b"10.0.0.1:80")
+    agenda.remind(orders, 100.0)
+    assert agenda.due() is None
+
+
+def test_a_reminder_does_not_end_a_pause() -> None:
+    agenda, orders = Agenda(), view("/s/orders")
+    agenda.add(orders)
+    done(agenda)
+    orders.deny({"a"})
+    agenda.remind(orders, 0.0)
+    agenda.postpone(orders, 50.0)
+    assert done(agenda, 49.0) == []
+    assert done(agenda, 50.0) == [Errand(orders, True, frozenset("a"))]
+    agenda.remind(orders, 50.0)
+    agenda.renew()
+    assert len(done(agenda)) == 1
+    agenda.remind(orders, 50.0)  # the other one went with the old connection
+    assert agenda.due() is not None
+
+
 def test_a_new_connection_reads_everything_at_once() -> None:
     agenda, views = Agenda(), [view(f"/s/{n}") for n in range(3)]
     for each in views:

@@ -75,6 +75,43 @@ def test_other_options_are_another_session(server: ZooKeeperServer, service: str
         expect_sessions(server, 2)
 
 
+def test_kinds_of_watches_do_not_disturb_each_other(server: ZooKeeperServer, service: str) -> None:
+    """Of one session and node, the servers keep one kind of watch, and remove all of them together."""
+    with (
+        writing(server.hosts) as client,
+        watching(ZooKeeperDiscovery(server.hosts, persistent_watches=False), service) as one_shot,
+        watching(ZooKeeperDiscovery(server.hosts), f"{service}-other"),  # so that the session stays
+    ):
+        with watching(ZooKeeperDiscovery(server.hosts), service) as persistent:
+            for port in (1, 2, 3):
+                put(client, service, port)
+                for seen in (one_shot, persistent):
+                    seen.expect(*range(1, port + 1))
+        # the servers name no watches for children, so this is the persistent one
+        wait_until(lambda: f"/services/{service}\n" not in server.ask("wchp"), what="it has left")
+        put(client, service, 4)
+        one_shot.expect(1, 2, 3, 4)
+
+
+def test_two_discoveries_with_one_client(server: ZooKeeperServer, service: str) -> None:
+    with writing(server.hosts) as client:
+        first, second = (ZooKeeperDiscovery(server.hosts, client=client, persistent_watches=True) for _ in range(2))
+        with watching(first, service) as seen:
+            seen.expect()
+            for name in (service, f"{service}-other"):  # when it reads the other one, it has left this one
+                resolver, too = second.resolver(name), Watched()
+                resolver.start(too)
+                too.expect()
+                resolver.close()
+            put(client, service, 1)
+            seen.expect(1)
+            ear = client._connection._read_watch_event
+            assert len(ear.heard) == 2
+            second.close()
+            assert len(ear.heard) == 1
+            assert client._connection._read_watch_event is ear  # one, however many there have been
+
+
 def test_closing_one_watch_leaves_the_others(server: ZooKeeperServer, service: str) -> None:
     discovery = ZooKeeperDiscovery(server.hosts)
     with writing(server.hosts) as client, watching(discovery, service) as seen:

@@ -225,7 +225,7 @@ class Fleet:
     """Links whose transports are numbers, over a balancer that the test feeds."""
 
     def __init__(self, max_idle: int = 100) -> None:
-        self.balancer = Balancer("orders")
+        self.balancer = Balancer("orders", clientlb.Options(guard=clientlb.GuardOptions(keep_ratio=0)))
         self.made: list[clientlb.Endpoint] = []
         self.links: Links[int] = Links(self._make, lambda: 1000, max_idle)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from clientlb.errors import ConfigurationError
 from clientlb.registration.asgi import Registered
 from tests.registration.programs import Callers, ask, program
 from tests.servers.process import free_ports
@@ -128,6 +129,24 @@ async def test_it_is_not_announced_before_it_listens(tmp_path: Path) -> None:
 
     server.at_shutdown = at_shutdown
     await app({"type": "lifespan"}, server.receive, server.send)
+
+
+@pytest.mark.parametrize("has_lifespan", [True, False])
+async def test_a_server_that_cannot_be_registered_does_not_start(has_lifespan: bool) -> None:
+    """Else a server would serve for ever, and nobody would find it."""
+
+    async def starts(scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
+        await receive()
+        try:
+            await send({"type": "lifespan.startup.complete"})
+        except Exception as error:
+            await send({"type": "lifespan.startup.failed", "message": repr(error)})  # as Starlette does
+            raise
+
+    server, app = Server(), Registered(starts if has_lifespan else without_lifespan, "orders", port=1, to="nosuch://h")
+    with pytest.raises(ConfigurationError, match="unknown scheme 'nosuch'"):
+        await app({"type": "lifespan"}, server.receive, server.send)
+    assert server.sent == ["lifespan.startup.failed"]
 
 
 async def test_an_application_that_cannot_start_is_not_registered(tmp_path: Path) -> None:

@@ -16,11 +16,13 @@ import consul as consul_module
 import grpc
 import pytest
 
-from clientlb.discovery import open_discovery
+from clientlb.discovery import Discovery, open_discovery
+from clientlb.discovery.consul import ConsulDiscovery
 from clientlb.endpoint import Endpoint
 from clientlb.errors import ConfigurationError, RegistrationError
 from clientlb.registration import Registrar, open_registrar, register
 from clientlb.registration.consul import ConsulRegistrar, GRPCCheck, HTTPCheck, TTLCheck
+from clientlb.testing import RegistrarContract
 from tests.discovery.watching import watching
 from tests.registration.leaving import registered_process
 from tests.servers.consul import ConsulServer
@@ -38,6 +40,23 @@ def forgetful() -> Iterator[ConsulServer]:
         server.stop()
 
 
+class TestContract(RegistrarContract):
+    """The checks that every registrar has to pass; the same id in two services is among them."""
+
+    expires = True
+    secret = "s3cret"
+
+    @pytest.fixture(autouse=True)
+    def _registry(self, consul: ConsulServer) -> None:
+        self.port = consul.port
+
+    def make_registrar(self) -> ConsulRegistrar:
+        return ConsulRegistrar("127.0.0.1", self.port, token=self.secret)
+
+    def make_discovery(self) -> Discovery:
+        return ConsulDiscovery("127.0.0.1", self.port, token=self.secret)
+
+
 def test_what_is_written(consul: ConsulServer, service: str) -> None:
     with register(
         service,
@@ -52,7 +71,7 @@ def test_what_is_written(consul: ConsulServer, service: str) -> None:
     ) as mine:
         assert mine.wait(10)
         (found,) = consul.request("GET", f"/v1/health/service/{service}?passing=1")
-        assert found["Service"]["ID"] == "a/b"
+        assert found["Service"]["ID"] == f"{service}:a/b"
         assert found["Service"]["Weights"]["Passing"] == 2
         with watching(open_discovery(f"{consul.url}?tag=blue"), service) as seen:
             seen.expect(80)
@@ -127,7 +146,7 @@ def test_agent_that_forgot(forgetful: ConsulServer, service: str) -> None:
 def test_deregistered_by_somebody_else(consul: ConsulServer, service: str) -> None:
     with register(service, port=80, to=consul.url, ttl=1.5) as mine:
         assert mine.wait(10)
-        consul.request("PUT", f"/v1/agent/service/deregister/{mine.endpoint.id}")
+        consul.request("PUT", f"/v1/agent/service/deregister/{service}:{mine.endpoint.id}")
         wait_until(lambda: consul.request("GET", f"/v1/health/service/{service}?passing=1"), what="it is back")
 
 
@@ -287,7 +306,7 @@ def test_a_server_that_starts_is_not_in_maintenance(consul: ConsulServer, servic
     ):
         assert mine.wait(10)
         seen.expect(80)
-        consul.request("PUT", f"/v1/agent/service/maintenance/{service}?enable=true")
+        consul.request("PUT", f"/v1/agent/service/maintenance/{service}:{service}?enable=true")
         seen.expect()
         registrar = ConsulRegistrar.from_url(consul.url)
         registrar.announce(service, mine.endpoint, 10.0)  # another process, with the same id

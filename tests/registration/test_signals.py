@@ -116,6 +116,28 @@ def test_signals_are_held_only_where_and_while_they_should_be(tmp_path: Path) ->
     assert handler() is before
 
 
+def test_no_handler_is_left_to_the_next_registration(tmp_path: Path) -> None:
+    """Another thread that ends a registration cannot put the handler back: the next one does."""
+    before = handler()
+    for _ in range(3):
+        closing = threading.Thread(target=register("orders", port=1, to=f"dir://{tmp_path}").close)
+        closing.start()
+        closing.join()
+    last = register("orders", port=1, to=f"dir://{tmp_path}")
+    assert handler() is not before
+    last.close()
+    assert handler() is before
+
+
+@pytest.mark.parametrize("stop", ["lambda: 1 / 0", "lambda: time.sleep(600)"], ids=["fails", "hangs"])
+def test_the_signal_is_obeyed_when_stop_does_not_end_the_program(tmp_path: Path, stop: str) -> None:
+    code = START + f'register("orders", port=1, to=url, timeout=1, propagation=0.1, drain_timeout=0, stop={stop})\n'
+    with python(code + "time.sleep(600)", tmp_path) as running:
+        running.wait_announced()
+        assert running.terminate() == -signal.SIGTERM
+        assert not running.entries
+
+
 def test_a_second_signal_is_not_held_back(tmp_path: Path) -> None:
     with python(WITH_HANDLER, tmp_path, 600) as running:
         running.wait_announced()

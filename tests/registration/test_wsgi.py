@@ -107,11 +107,15 @@ def test_a_request_is_under_way_until_its_answer_was_sent(tmp_path: Path) -> Non
         app = Registered(application, registration)
         parts: Any = app({"PATH_INFO": "/"}, None)
         assert b"".join(parts) == b"ab"
+        assert len(parts) == 2, "of an answer in one part, servers know the Content-Length"
         assert registration.in_flight == 1
         parts.close()
         assert answer.closed
         parts.close()
         assert registration.in_flight == 0
+        streamed: Any = Registered(lambda *_: iter([b"a"]), registration)({"PATH_INFO": "/"}, None)
+        assert not hasattr(streamed, "__len__")
+        streamed.close()
         with pytest.raises(OSError, match="broken"):
             app({"PATH_INFO": "/broken"}, None)
         assert registration.in_flight == 0

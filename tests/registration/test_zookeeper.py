@@ -216,6 +216,22 @@ def test_two_servers_with_one_id_do_not_fight_without_end(
         registrar.close()
 
 
+def test_closed_while_it_announces(own_zookeeper: ZooKeeperServer, service: str) -> None:
+    """The session goes on, for somebody else uses it; the node that came late must not."""
+    registrar, one = ZooKeeperRegistrar(own_zookeeper.hosts), Endpoint("10.0.0.1", 80, "one")
+    with watching(open_discovery(own_zookeeper.url), service) as seen, observing(own_zookeeper) as client:
+        seen.expect()
+        registrar.announce(service, Endpoint("10.0.0.1", 81, "two"), 10.0)
+        own_zookeeper.signal(signal.SIGSTOP)
+        announcing = threading.Thread(target=registrar.announce, args=(service, one, 10.0))
+        announcing.start()
+        wait_until(lambda: len(registrar._nodes) == 2, what="it is at it")
+        registrar.close()
+        own_zookeeper.signal(signal.SIGCONT)
+        announcing.join()
+        wait_until(lambda: names(client, service) == [], what="the node is gone")
+
+
 def test_detached_registrations_are_forgotten(zookeeper: ZooKeeperServer) -> None:
     registrar, woken = ZooKeeperRegistrar(zookeeper.hosts), threading.Event()
     registrar.attach(woken.set)
