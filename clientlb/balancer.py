@@ -94,6 +94,7 @@ class Balancer:
         self._nodes: tuple[Node, ...] = ()
         self._ready: tuple[Node, ...] = ()
         self._ejected: tuple[Node, ...] = ()
+        self._unreachable: set[Node] = set()
         self._due = inf
         self._panicking = False
         self._closed = False
@@ -235,6 +236,7 @@ class Balancer:
         self._by_key |= {node.endpoint.key: node for node in joiners}
         self._gone.add(leavers, self._figures)
         leaving = set(leavers)
+        self._unreachable -= leaving
         nodes = [node for node in self._nodes if node not in leaving] if leavers else list(self._nodes)
         if len(joiners) > len(nodes) // 100:
             nodes = sorted(nodes + joiners, key=_key)
@@ -252,20 +254,24 @@ class Balancer:
         self._outbox.append(events.EndpointsChanged(self.service, tuple(added), left, len(nodes)))
 
     def unreachable(self, node: Node) -> None:
-        """Note that no connection to an endpoint could be made: if it is in limbo, it leaves. Calls report this."""
-        if not self._guard.limbo:  # a look without the lock: if it is out of date, the next failure tells
-            return
+        """Note that no connection to an endpoint could be made: if it is in limbo, it leaves. Calls report this.
+
+        If it is not, that is remembered until a call succeeds there: picks avoid it from now on, so that no other call
+        may tell when the registry drops it.
+        """
         with self._changing():
-            self._drop_hopeless(node)
+            if self._by_key.get(node.endpoint.key) is node:  # else it left meanwhile
+                self._unreachable.add(node)
+            self._drop_hopeless()
         self._tell()
 
-    def _drop_hopeless(self, *unreachable: Node) -> None:
+    def _drop_hopeless(self) -> None:
         """Let go of those in limbo who are ejected or unreachable: two witnesses.
 
         Not while nobody else is healthy, for it may be our own network; nor while the registry names nobody at all,
         for then it is no witness.
         """
-        limbo = self._guard.limbo
+        limbo, unreachable = self._guard.limbo, self._unreachable
         if not limbo or not self._guard.named or all(node in unreachable for node in self._ready):
             return
         hopeless = [node.endpoint.key for node in {*self._ejected, *unreachable} if node.endpoint.key in limbo]
@@ -512,6 +518,7 @@ class Balancer:
         if success:
             if not leaving and breaker.state is State.CLOSED:
                 return  # a good head does not make up for failures before: the body is yet to come
+            self._unreachable.discard(node)
             if breaker.succeeded(pick.started):
                 # what was known before the trouble says nothing about now
                 node.score = -inf
@@ -672,6 +679,7 @@ class Balancer:
         self._nodes = tuple(node.detached() for node in self._nodes)
         self._by_key = {node.endpoint.key: node for node in self._nodes}
         self._gone.leavers = [node.detached() for node in self._gone.leavers]
+        self._unreachable.clear()
         self._sort_by_health()
         if self._nodes:
             self._arrived.set()

@@ -239,11 +239,22 @@ def test_failing_endpoint_that_the_registry_drops_is_not_held():
 
 def test_one_refused_connection_is_enough_for_a_held_endpoint():
     bench = Bench(1, 2, 3)
-    bench.balancer.unreachable(bench.node(3))
-    assert len(bench.balancer.endpoints) == 3, "the registry names it"
     bench.balancer.update(endpoints(1))
+    assert len(bench.balancer.endpoints) == 3
     bench.balancer.unreachable(bench.node(3))
     assert [e.port for e in bench.balancer.endpoints] == [1, 2]
+
+
+def test_endpoint_that_was_unreachable_before_it_was_dropped_is_not_held():
+    bench = Bench(1, 2, 3)
+    for port in (2, 3):
+        bench.fail(port, times=1)
+        bench.balancer.unreachable(bench.node(port))
+    assert len(bench.balancer.endpoints) == 3, "the registry names them"
+    others = [node for node in bench.balancer.nodes if node.endpoint.port != 2]
+    bench.balancer.try_pick(others).release()
+    bench.balancer.update(endpoints(1))
+    assert [e.port for e in bench.balancer.endpoints] == [1, 2], "2 answered meanwhile"
 
 
 def test_nobody_is_dropped_while_nobody_else_is_healthy():

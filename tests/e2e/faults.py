@@ -177,7 +177,7 @@ def index_goes_back(scene: Scene) -> Iterator[None]:
 def in_catalog(scene: Scene, service: str) -> set[str]:
     """The servers that Consul says are there."""
     entries = scene.server.request("GET", f"/v1/health/service/{service}")
-    return {entry["Service"]["ID"].removesuffix(f"-{service}") for entry in entries}
+    return {entry["Service"]["ID"].rpartition(":")[2].removesuffix(f"-{service}") for entry in entries}
 
 
 def transfer_snapshot(scene: Scene, data: bytes | None = None) -> bytes:

@@ -88,8 +88,8 @@ class Server:
 
 
 def names_of(endpoints: Iterable[Endpoint]) -> set[str]:
-    """The servers behind endpoints: an id is `NAME-SERVICE`, in Consul after its node."""
-    return {endpoint.id.rpartition("/")[2].partition("-")[0] for endpoint in endpoints}
+    """The servers behind endpoints: an id is `NAME-SERVICE`, in Consul after its node and the service."""
+    return {endpoint.id.rpartition(":")[2].partition("-")[0] for endpoint in endpoints}
 
 
 class Fleet:

@@ -56,7 +56,7 @@ class Caller:
             assert time.monotonic() < deadline, f"nobody came: {self.services[self._rpc].explain()}"
             self.call()
         [endpoint] = [each for each in self.services[self._rpc].endpoints if each.port not in known]
-        name = endpoint.id.rpartition("/")[2].removesuffix(f"-{self._rpc}")
+        name = endpoint.id.rpartition(":")[2].removesuffix(f"-{self._rpc}")
         self.served_by(name)
         return name
 

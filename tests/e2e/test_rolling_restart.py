@@ -106,7 +106,7 @@ class Servers(contextlib.ExitStack):
 
 
 def ids(balancer: Balancer) -> set[str]:
-    return {endpoint.id.rpartition("/")[2] for endpoint in balancer.endpoints}
+    return {endpoint.id.rpartition(":")[2] for endpoint in balancer.endpoints}
 
 
 def test_no_call_fails(registry: str, service: str, tmp_path: Path) -> None:
