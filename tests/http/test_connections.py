@@ -86,7 +86,9 @@ async def test_a_call_to_an_endpoint_that_left_finishes_first(
     registry.set("orders", [f"{HOSTS[0]}:{server.port}"])
     async with kind.client(services) as http:
         async with http.stream("http://orders/stream?chunks=3&pause=0.1") as response:
-            registry.set("orders", [f"{HOSTS[1]}:{server.port}"])
+            successor = f"{HOSTS[1]}:{server.port}"
+            registry.set("orders", [f"{HOSTS[0]}:{server.port}", successor])
+            registry.set("orders", [successor])
             await http.get("http://orders/")
             assert open_connections(server) == 2
             parts = [part async for part in http.chunks(response)]
@@ -135,6 +137,7 @@ async def test_an_interrupted_call_gives_its_connection_back(
     async with kind.client(services, inner=Inner) as http:
         with pytest.raises(Interrupt):
             await http.get("http://orders/")
+        registry.set("orders", [HOSTS[0] + ":80", HOSTS[1] + ":80"])
         registry.set("orders", [HOSTS[1] + ":80"])
         await http.get("http://orders/")
         assert closed == [HOSTS[0]]
