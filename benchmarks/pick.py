@@ -87,7 +87,7 @@ def side(
 def main() -> None:
     arguments = common.arguments(__doc__)
     rounds, count = (9, 20_000) if arguments.quick else (41, 50_000)
-    policies = ("peak_ewma", "p2c", "round_robin", "random")
+    policies = ("peak_ewma", "p2c", "least_request", "weighted_round_robin", "round_robin", "random")
     balancers = {(policy, size): called_balancer(policy, size) for policy in policies for size in SIZES}
 
     sides: dict[str, Callable[[], float]] = {"choice": side(choose, list(range(10)), count)}

@@ -19,8 +19,9 @@ import threading
 import time
 from bisect import insort
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from math import inf, log2
 
 from clientlb import events, explain
@@ -35,7 +36,7 @@ from clientlb.node import Node
 from clientlb.options import Options
 from clientlb.outcome import Outcome
 from clientlb.pick import Pick
-from clientlb.policy import LearningPolicy, make_policy
+from clientlb.policy import LearningPolicy, Request, chooser, make_policy
 from clientlb.retry.budget import RetryBudget
 from clientlb.stats import ServiceStats, Totals, summarise
 
@@ -217,7 +218,10 @@ class Balancer:
         """Publish what the guard decided."""
         for endpoint in verdict.described:
             self._by_key[endpoint.key].describe(endpoint)
-        self.version += bool(verdict.described)
+        if verdict.described:
+            self.version += 1
+            self._nodes = (*self._nodes,)  # another tuple, so that policies look at weights and metadata again
+            self._split(list(self._ejected))
         self._change(verdict.added, verdict.removed)
         if verdict.returned:
             self._outbox.append(events.HeldReturned(self.service, tuple(verdict.returned)))
@@ -366,22 +370,29 @@ class Balancer:
 
     # ------------------------------------------------------------------ the side of calls
 
-    def pick(self, *, wait: float | None = None) -> Pick:
+    def pick(
+        self, *, wait: float | None = None, key: str | bytes | None = None, where: Mapping[str, str] | None = None
+    ) -> Pick:
         """Pick an endpoint, by hand. Use the result as a context manager, or call its `release`.
 
         Args:
             wait: Seconds to wait for the first list of endpoints; None takes `Options.wait_for_endpoints`.
+            key: Picks with the same key get the same endpoint, if the policy is `Rendezvous` or `RingHash`.
+            where: Metadata that the endpoint should have, if the policy is wrapped in `Filter`.
 
         Raises:
-            NoEndpointsError: None became known in time.
+            NoEndpointsError: None became known in time, or none has that metadata and the filter has no fallback.
+            ConfigurationError: `key` or `where` is of the wrong kind, or the policy heeds no filter.
             ClosedError: The balancer is closed.
         """
-        pick = self.try_pick()
+        named = key is not None or where is not None
+        try_pick = partial(self.try_pick_for, Request.of(key, where)) if named else self.try_pick
+        pick = try_pick()
         if pick is not None:
             return pick
         started = self.clock()
         self.wait(self.options.wait_for_endpoints if wait is None else wait)
-        pick = self.try_pick()
+        pick = try_pick()
         if pick is None:
             raise self.no_endpoints(started)
         return pick
@@ -412,8 +423,33 @@ class Balancer:
             self._tell()
         return pick
 
-    def _pick_with_care(self, exclude: Collection[Node], repeatable: bool, now: float) -> Pick | None:
-        """The rare picks: something has fallen due, nodes are to be avoided, or nobody is healthy."""
+    def try_pick_for(self, request: Request, exclude: Collection[Node] = (), repeatable: bool = True) -> Pick | None:
+        """Pick an endpoint now for a call with a key or a filter; None when none is known. Never blocks.
+
+        Args:
+            request: What the call says about itself.
+            exclude: Nodes that were tried already. They are used again only if there is nobody else.
+            repeatable: The call can be repeated elsewhere if it fails, so it may probe an ejected endpoint.
+
+        Raises:
+            NoEndpointsError: No endpoint matches the filter, which has no fallback.
+            ConfigurationError: The policy heeds no filter.
+            ClosedError: The balancer is closed.
+        """
+        now = self.clock()
+        self._acquire()
+        try:
+            pick = self._pick_with_care(exclude, repeatable, now, request)
+        finally:
+            self._release()
+        if self._outbox:
+            self._tell()
+        return pick
+
+    def _pick_with_care(
+        self, exclude: Collection[Node], repeatable: bool, now: float, request: Request | None = None
+    ) -> Pick | None:
+        """The rare picks: something has fallen due, nodes are to be avoided, nobody is healthy, or the call asks."""
         if self._closed:
             raise ClosedError(f"service {self.service!r}: the balancer is closed")
         self._figures.advance(now)
@@ -423,10 +459,14 @@ class Balancer:
                 self._believe_overdue(now)
         self._set_due()
         probe = self._node_to_probe(exclude, repeatable, now) if now >= self._due else None
+        if probe is not None and request is not None and not request.matches(probe.endpoint):
+            probe = None
         nodes = self._candidates(exclude) if probe is None else (probe,)
         if not nodes:
             return None
-        pick = Pick(self, self._choose(nodes, now, self.rng), now)
+        rng = self.rng
+        node = self._choose(nodes, now, rng) if request is None else self._choose_for(request, nodes, now, rng)
+        pick = Pick(self, node, now)
         pick.node.in_flight += 1
         if not exclude:
             self._budget.calls += 1
@@ -687,6 +727,7 @@ class Balancer:
     def _new_policy(self) -> None:
         self._policy = make_policy(self.options.policy)
         self._choose = self._policy.choose
+        self._choose_for = chooser(self._policy)
         self._observe = self._policy.observe if isinstance(self._policy, LearningPolicy) else None
 
     def _new_lock(self) -> None:

@@ -6,12 +6,30 @@ as little of a node as it can: its score and its calls in flight. What it counts
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import inf
 
 from clientlb.endpoint import Endpoint
 from clientlb.health.breaker import Breaker
 
 _ONE = 1.0  # one object for all nodes of weight 1: fewer cache misses
+
+
+@dataclass(frozen=True, slots=True)
+class LoadReport:
+    """What a server said about its load, as in ORCA's `endpoint-load-metrics`.
+
+    Args:
+        qps: Requests per second that it handles.
+        utilization: How busy it is, by whatever limits it: 1.0 is all that it can do.
+        eps: Errors per second among them (default 0).
+        at: When it said so, in seconds of the balancer's clock.
+    """
+
+    qps: float
+    utilization: float
+    eps: float = 0.0
+    at: float = 0.0
 
 
 class Node:
@@ -22,19 +40,29 @@ class Node:
         inverse_weight: 1 / weight.
         in_flight: Calls that were picked and not yet released.
         score: What a learning policy knows, in a measure of its own; -inf is nothing.
+        mean: Mean latency in seconds, as far as a policy keeps one.
+        heard: How many answers there are in that mean, old ones counting less.
+        heard_at: When it last answered or failed, in seconds of the balancer's clock.
+        busy_since: When its calls in flight last began to be more than none.
         breaker: Whether the endpoint may be tried.
         connected: It has answered before, so that an answer no longer has the making of the connection in it.
+        report: What the server last said about its load, if it does.
         troubled: The breaker is not closed, or has counted a failure: a success is news to it.
         column: Where its counters are in the figures of the balancer.
     """
 
     __slots__ = (
         "breaker",
+        "busy_since",
         "column",
         "connected",
         "endpoint",
+        "heard",
+        "heard_at",
         "in_flight",
         "inverse_weight",
+        "mean",
+        "report",
         "score",
         "troubled",
     )
@@ -43,15 +71,21 @@ class Node:
         self.describe(endpoint)
         self.in_flight: int = 0
         self.score: float = -inf
+        self.mean: float = 0.0
+        self.heard: float = 0.0
+        self.heard_at: float = 0.0
+        self.busy_since: float = 0.0
         self.breaker: Breaker = Breaker()
         self.connected: bool = False
+        self.report: LoadReport | None = None
         self.troubled: bool = False
         self.column: int = column
 
     def detached(self) -> Node:
         """The same node without its calls in flight, for a forked child: those run in the parent."""
         node = Node(self.endpoint, self.column)
-        node.score, node.breaker = self.score, self.breaker
+        node.score, node.breaker, node.report = self.score, self.breaker, self.report
+        node.mean, node.heard, node.heard_at = self.mean, self.heard, self.heard_at
         node.connected, node.troubled = self.connected, self.troubled
         return node
 

@@ -23,7 +23,17 @@ if TYPE_CHECKING:
 
     from clientlb.policy import Policy
 
-POLICY_NAMES = ("peak_ewma", "p2c", "round_robin", "random")
+POLICY_NAMES = (
+    "peak_ewma",
+    "p2c",
+    "least_request",
+    "least_time",
+    "weighted_round_robin",
+    "round_robin",
+    "random",
+    "rendezvous",
+    "ring_hash",
+)
 
 _IDEMPOTENT_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})  # RFC 9110, 9.2.2
 RETRYABLE_STATUSES = frozenset({429, 502, 503, 504})
@@ -199,7 +209,8 @@ class Options:
     """The options of one service.
 
     Args:
-        policy: Who is next: `"peak_ewma"` (default), `"p2c"`, `"round_robin"`, `"random"`, or a callable without
+        policy: Who is next: `"peak_ewma"` (default), `"p2c"`, `"least_request"`, `"least_time"`,
+            `"weighted_round_robin"`, `"round_robin"`, `"random"`, `"rendezvous"`, `"ring_hash"`, or a callable without
             arguments that makes a `Policy`, such as `functools.partial(PeakEwma, decay=5.0)`.
         health: When an endpoint is ejected.
         retry: When a call is tried again.

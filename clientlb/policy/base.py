@@ -1,0 +1,111 @@
+"""What a policy is, and what a call may ask of it.
+
+The least is `choose`. A policy that learns has `observe`, too; one that heeds what a call says about itself (a key, a
+filter) has `choose_for`. The wrappers have all three and hand on what the policy in them can do.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from clientlb.endpoint import Endpoint
+from clientlb.errors import ConfigurationError
+from clientlb.node import Node
+
+
+class Policy(Protocol):
+    """Chooses the next node. A policy that learns also has `observe`, as `LearningPolicy` does."""
+
+    def choose(self, nodes: Sequence[Node], now: float, rng: random.Random) -> Node:
+        """Choose one of `nodes`, which is never empty.
+
+        Args:
+            nodes: Candidates; the same tuple until the list, an endpoint's description or its health changes.
+            now: Seconds of the balancer's clock.
+            rng: Source of randomness.
+        """
+
+
+@runtime_checkable
+class LearningPolicy(Policy, Protocol):
+    """A policy that is told how attempts went. What it learns belongs into the node, as with the shipped ones."""
+
+    def observe(self, node: Node, seconds: float, success: bool, now: float) -> None:
+        """Learn from an attempt that was answered, or failed, after `seconds`. Ignored outcomes do not get here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a call says about itself: `Request.of(key="user-17")`, `Request.of(where={"version": "2"})`.
+
+    Args:
+        key: Calls with the same key go to the same endpoint, as far as `Rendezvous` or `RingHash` can arrange it.
+        where: Pairs of a metadata name and the value that an endpoint should have there; see `matches`.
+    """
+
+    key: str | bytes | None = None
+    where: frozenset[tuple[str, str]] = frozenset()
+
+    @classmethod
+    def of(cls, key: str | bytes | None = None, where: Mapping[str, str] | None = None) -> Request:
+        """Make one from a key and a mapping.
+
+        Raises:
+            ConfigurationError: The key is neither text nor bytes, or `where` is no mapping of text to text.
+        """
+        if key is not None and not isinstance(key, (str, bytes)):
+            raise ConfigurationError(f"the key of a call is a {type(key).__name__}; give text or bytes")
+        if where is None:
+            return cls(key)
+        if not isinstance(where, Mapping) or not all(
+            isinstance(name, str) and isinstance(value, str) for name, value in where.items()
+        ):
+            raise ConfigurationError(
+                f"where is {where!r}; give a mapping of metadata names to values, such as {{'version': '2'}}"
+            )
+        return cls(key, frozenset(where.items()))
+
+    def matches(self, endpoint: Endpoint) -> bool:
+        """Whether an endpoint has all that `where` asks for; `zone`, `version` and `id` are its own fields."""
+        return all(_described(endpoint, name) == value for name, value in self.where)
+
+
+_FIELDS = frozenset({"zone", "version", "id"})
+
+
+def _described(endpoint: Endpoint, name: str) -> str | None:
+    described: str | None = getattr(endpoint, name) if name in _FIELDS else None
+    return endpoint.metadata.get(name) if described is None else described
+
+
+@runtime_checkable
+class RequestPolicy(Policy, Protocol):
+    """A policy that heeds what a call says about itself."""
+
+    def choose_for(self, request: Request, nodes: Sequence[Node], now: float, rng: random.Random) -> Node:
+        """Choose one of `nodes` for a call that said something about itself."""
+
+
+ChooseFor = Callable[[Request, Sequence[Node], float, random.Random], Node]
+
+
+def chooser(policy: Policy) -> ChooseFor:
+    """What chooses with `policy` for a call that says something about itself.
+
+    A key that the policy does not heed is ignored: affinity makes calls cheaper, not right. A filter is not, for a call
+    that asks for version 2 must not silently reach version 1.
+    """
+    if isinstance(policy, RequestPolicy):
+        return policy.choose_for
+
+    def choose(request: Request, nodes: Sequence[Node], now: float, rng: random.Random) -> Node:
+        if request.where:
+            raise ConfigurationError(
+                f"the call has a filter, which the policy {type(policy).__name__} does not heed; wrap it in Filter"
+            )
+        return policy.choose(nodes, now, rng)
+
+    return choose

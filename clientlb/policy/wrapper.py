@@ -1,0 +1,50 @@
+"""Wrapper: a policy around another one, which leaves fewer nodes to choose from."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+
+from clientlb.node import Node
+from clientlb.policy.base import LearningPolicy, Policy, Request, chooser
+from clientlb.policy.named import make_policy
+
+_NO_REQUEST = Request()
+
+
+class Wrapper:
+    """Narrows the nodes down, and lets the policy within choose.
+
+    A wrapper is given as `functools.partial(Subset, "peak_ewma", size=20)`, and may wrap another wrapper. A single
+    candidate, such as an endpoint that is to be probed, is chosen as it is.
+
+    Args:
+        inner: The policy within: a name, or a callable that makes a `Policy`.
+    """
+
+    __slots__ = ("_choose", "_choose_for", "_observe", "inner")
+
+    def __init__(self, inner: str | Callable[[], Policy]) -> None:
+        self.inner: Policy = make_policy(inner)
+        self._choose = self.inner.choose
+        self._choose_for = chooser(self.inner)
+        self._observe = self.inner.observe if isinstance(self.inner, LearningPolicy) else None
+
+    def narrow(self, request: Request, nodes: Sequence[Node], rng: random.Random) -> Sequence[Node]:
+        """The nodes to choose from, of which there is at least one. The same tuple as long as nothing changes."""
+        raise NotImplementedError
+
+    def choose(self, nodes: Sequence[Node], now: float, rng: random.Random) -> Node:
+        """Choose one of those that are left."""
+        if len(nodes) == 1:
+            return self._choose(nodes, now, rng)
+        return self._choose(self.narrow(_NO_REQUEST, nodes, rng), now, rng)
+
+    def choose_for(self, request: Request, nodes: Sequence[Node], now: float, rng: random.Random) -> Node:
+        """Choose one of those that are left, for a call that said something about itself."""
+        return self._choose_for(request, self.narrow(request, nodes, rng), now, rng)
+
+    def observe(self, node: Node, seconds: float, success: bool, now: float) -> None:
+        """Let the policy within learn."""
+        if self._observe is not None:
+            self._observe(node, seconds, success, now)
