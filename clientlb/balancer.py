@@ -28,6 +28,7 @@ from clientlb import events, explain
 from clientlb.aio import AsyncWaiters
 from clientlb.endpoint import Endpoint
 from clientlb.errors import ClosedError, NoEndpointsError
+from clientlb.explanation import Explanation
 from clientlb.figures import Figures
 from clientlb.guard import Guard, Held, Key, Verdict
 from clientlb.health.breaker import State
@@ -673,11 +674,15 @@ class Balancer:
 
     def explain(self) -> str:
         """Say in words, for each endpoint, why it is picked or not."""
+        return str(self.explanation())
+
+    def explanation(self) -> Explanation:
+        """The same as values."""
         self._catch_up()
         now = self.clock()
         with self._lock:
             counted, _, _ = self._figures.snapshot(now)
-        return explain.balancer(self, self._policy, counted, now)
+        return explain.balancer(self, self._policy, self._ready, self._lock, counted, now)
 
     def withdraw_retry(self, now: float) -> bool:
         """Take one retry out of the budget of the service; False when there is none left."""

@@ -17,6 +17,7 @@ from clientlb.errors import InvalidEndpointError
 # registry. What is left are letters and digits of any script, "_", "-", "."; and ":", which only an IPv6 address has.
 _NAME_OR_IPV4 = re.compile(r"[\w.-]{1,253}").fullmatch
 _LARGEST = sys.float_info.max
+_FIELDS = ("host", "port", "id", "weight", "secure", "zone", "version", "started_at", "metadata")
 _NO_METADATA: Mapping[str, str] = MappingProxyType({})
 
 
@@ -75,6 +76,12 @@ class Endpoint:
     def key(self) -> tuple[str, str, int]:
         """What makes two descriptions the same server: id, host and port."""
         return (self.id, self.host, self.port)
+
+    def as_json(self) -> dict[str, Any]:
+        """The endpoint as JSON has it, without what its registry does not say."""
+        values = (self.host, self.port, self.id, self.weight, self.secure, self.zone, self.version, self.started_at)
+        said = dict(zip(_FIELDS, (*values, dict(self.metadata)), strict=True))
+        return {name: value for name, value in said.items() if value not in (None, {})}
 
     def __reduce__(self) -> tuple[Any, ...]:
         # a mappingproxy cannot be pickled, and endpoints travel between processes

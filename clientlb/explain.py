@@ -1,37 +1,85 @@
-"""Says in words what a balancer knows and why: for `explain()` and for errors."""
+"""Gathers what a balancer knows and why: for `explanation()`, `explain()` and for errors."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from clientlb.explanation import EndpointExplanation, Explanation
 from clientlb.figures import Snapshot
 from clientlb.guard import Held, Reason
-from clientlb.health.breaker import State
+from clientlb.health.breaker import Breaker, State
 from clientlb.node import Node
-from clientlb.policy import PeakEwma, Policy
+from clientlb.policy import DescribingPolicy, Policy, ReckoningPolicy
 
 if TYPE_CHECKING:
     from clientlb.balancer import Balancer
 
 
-def balancer(asked: Balancer, policy: Policy, counted: Snapshot, now: float) -> str:
-    """Describe a service, and each of its endpoints on a line of its own."""
+def balancer(
+    asked: Balancer,
+    policy: Policy,
+    ready: Sequence[Node],
+    lock: AbstractContextManager[Any],
+    counted: Snapshot,
+    now: float,
+) -> Explanation:
+    """Describe a service and each of its endpoints.
+
+    Args:
+        asked: Of the service.
+        policy: The one that it uses.
+        ready: The nodes that the policy chooses from.
+        lock: Of the balancer. It is taken for one endpoint at a time: thousands of them keep no call waiting.
+        counted: Its figures.
+        now: Seconds of its clock.
+    """
     nodes = asked.nodes
-    ready = sum(1 for node in nodes if node.breaker.state is State.CLOSED)
-    name = asked.options.policy if isinstance(asked.options.policy, str) else type(policy).__name__
-    lines = [f"service {asked.service!r}: {ready} of {len(nodes)} endpoints healthy; policy {name}; {asked.source}"]
-    lines += [f"  {line}" for line in _registry(asked, now)]
-    lines += [f"  {remark}" for remark in asked.remarks()]
-    if nodes and not ready:
-        lines.append("  no endpoint is healthy: all of them are used, whatever their state (panic)")
-    held = {each.endpoint.key: (each, until) for each, until in asked.held()}
+    held = {each.endpoint.key: _held(each, until, now) for each, until in asked.held()}
+    remarks = [*_registry(asked, now), *asked.remarks()]
+    if nodes and all(node.breaker.state is not State.CLOSED for node in nodes):
+        remarks.append("no endpoint is healthy: all of them are used, whatever their state (panic)")
+    endpoints = []
     for node in nodes:
-        lines.append(f"  {_node(node, policy, counted, now)}")
-        if node.endpoint.key in held:
-            lines.append(f"    {_held(*held[node.endpoint.key], now)}")
-    return "\n".join(lines)
+        counts, failures = counted.of([node.column])
+        with lock:
+            endpoints.append(
+                EndpointExplanation(
+                    node.endpoint,
+                    node.breaker.state.value,
+                    _verdict(node.breaker, now),
+                    node.in_flight,
+                    latency_of(policy, node, now),
+                    _describe(policy, node, ready, now),
+                    sum(counts),
+                    failures,
+                    held.get(node.endpoint.key),
+                )
+            )
+    return Explanation(
+        asked.service,
+        asked.options.policy if isinstance(asked.options.policy, str) else type(policy).__name__,
+        asked.source,
+        sum(1 for each in endpoints if each.state == State.CLOSED.value),
+        tuple(remarks),
+        tuple(endpoints),
+    )
+
+
+def latency_of(policy: Policy, node: Node, now: float) -> float | None:
+    """The seconds that a policy reckons with, if it does."""
+    return policy.latency(node, now) if isinstance(policy, ReckoningPolicy) else None
+
+
+def _describe(policy: Policy, node: Node, ready: Sequence[Node], now: float) -> str | None:
+    if not isinstance(policy, DescribingPolicy):
+        return None
+    try:
+        return policy.describe(node, ready, now)
+    except Exception as error:  # of a policy of the user's own: who asks why wants an answer nevertheless
+        return f"its policy cannot describe it: {error!r}"
 
 
 def _registry(asked: Balancer, now: float) -> Iterator[str]:
@@ -63,28 +111,19 @@ def _held(held: Held, until: float, now: float) -> str:
     return f"{missing}: it stays in use {end}"
 
 
-def _node(node: Node, policy: Policy, counted: Snapshot, now: float) -> str:
-    breaker = node.breaker
-    parts = [f"{node.in_flight} in flight"]
-    if node.endpoint.weight != 1.0:
-        parts.append(f"weight {node.endpoint.weight:g}")
-    latency = policy.latency(node, now) if isinstance(policy, PeakEwma) else None
-    if latency is not None:
-        parts.append(f"reckoned with {latency * 1000:.1f} ms")
-    counts, failures = counted.of([node.column])
-    if calls := sum(counts):
-        parts.append(f"{calls} calls, {failures} failed")
+def _verdict(breaker: Breaker, now: float) -> str:
+    """Whether an endpoint may be picked, and why not."""
     if breaker.state is State.CLOSED:
-        verdict = "may be picked"
-        if breaker.failures:
-            verdict += f", {breaker.failures} {'failure' if breaker.failures == 1 else 'failures in a row'}"
-    elif breaker.state is State.OPEN:
-        due = breaker.until - now
-        probe = f"next probe in {due:.1f} s" if due > 0 else "the next call that can be repeated probes it"
-        verdict = f"ejected {now - breaker.opened_at:.1f} s ago: {breaker.reason}; {probe}"
-    else:
-        verdict = f"ejected {now - breaker.opened_at:.1f} s ago: {breaker.reason}; a probe is under way"
-    return f"{node.endpoint}: {verdict} ({'; '.join(parts)})"
+        if not breaker.failures:
+            return "may be picked"
+        return f"may be picked, {breaker.failures} {'failure' if breaker.failures == 1 else 'failures in a row'}"
+    ejected = f"ejected {now - breaker.opened_at:.1f} s ago: {breaker.reason}"
+    if breaker.state is State.HALF_OPEN:
+        return f"{ejected}; a probe is under way"
+    due = breaker.until - now
+    return f"{ejected}; " + (
+        f"next probe in {due:.1f} s" if due > 0 else "the next call that can be repeated probes it"
+    )
 
 
 def no_endpoints(asked: Balancer, waited: float) -> str:

@@ -15,7 +15,7 @@ FLOORS = [
     ["health", "guard"],
     ["node", "figures"],
     ["policy", "retry"],
-    ["pick", "stats", "explain"],
+    ["pick", "stats", "explain", "explanation"],
     ["balancer"],
     ["call", "drive", "decorator"],
     ["discovery", "registration", "telemetry"],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import math
 import queue
@@ -68,7 +67,7 @@ def resolve(options: argparse.Namespace) -> int:
     if isinstance(found, Exception):
         raise found
     if options.json:
-        print(json.dumps([describe(endpoint) for endpoint in found], indent=2))
+        print(json.dumps([endpoint.as_json() for endpoint in found], indent=2))
     else:
         _print_table(found)
     if not found:
@@ -112,13 +111,6 @@ def explain(options: argparse.Namespace) -> int:
         return 0 if balancer.endpoints else 1
 
 
-def describe(endpoint: Endpoint) -> dict[str, object]:
-    """An endpoint as JSON has it: without what its registry does not say."""
-    fields = {field.name: getattr(endpoint, field.name) for field in dataclasses.fields(endpoint)}
-    fields["metadata"] = dict(endpoint.metadata)
-    return {name: value for name, value in fields.items() if value not in (None, {})}
-
-
 @contextmanager
 def _news_of(url: str, service: str) -> Iterator[queue.SimpleQueue[News]]:
     """Watch a service; what the registry says arrives in the queue."""
@@ -160,7 +152,7 @@ def _attributes(endpoint: Endpoint) -> str:
 def _print_event(as_json: bool, kind: str, about: Endpoint | str) -> None:
     if as_json:
         names = {"+": "added", "-": "removed", "~": "changed"}
-        what = {"endpoint": describe(about)} if isinstance(about, Endpoint) else {"message": about}
+        what = {"endpoint": about.as_json()} if isinstance(about, Endpoint) else {"message": about}
         line = json.dumps({"time": round(time.time(), 3), "event": names.get(kind, kind), **what})
     else:
         text = f"{about.address}  {_attributes(about)}".rstrip() if isinstance(about, Endpoint) else about

@@ -8,7 +8,15 @@ and `prequal` are policies; `subset`, `locality` and `filter` wrap any of them (
 options know.
 """
 
-from clientlb.policy.base import LearningPolicy, Policy, Request, RequestPolicy, chooser
+from clientlb.policy.base import (
+    DescribingPolicy,
+    LearningPolicy,
+    Policy,
+    ReckoningPolicy,
+    Request,
+    RequestPolicy,
+    chooser,
+)
 from clientlb.policy.consistent import Rendezvous, RingHash
 from clientlb.policy.filter import Filter
 from clientlb.policy.least_request import LeastRequest
@@ -26,6 +34,7 @@ __all__ = [
     "P2C",
     "POLICIES",
     "Aperture",
+    "DescribingPolicy",
     "Filter",
     "LearningPolicy",
     "LeastRequest",
@@ -36,6 +45,7 @@ __all__ = [
     "Prequal",
     "Probe",
     "Random",
+    "ReckoningPolicy",
     "Rendezvous",
     "Request",
     "RequestPolicy",

@@ -1,7 +1,8 @@
 """What a policy is, and what a call may ask of it.
 
 The least is `choose`. A policy that learns has `observe`, too; one that heeds what a call says about itself (a key, a
-filter) has `choose_for`. The wrappers have all three and hand on what the policy in them can do.
+filter) has `choose_for`. What a policy knows of a node it says with `latency` and `describe`. The wrappers have all of
+these and hand on what the policy in them can do.
 """
 
 from __future__ import annotations
@@ -35,6 +36,28 @@ class LearningPolicy(Policy, Protocol):
 
     def observe(self, node: Node, seconds: float, success: bool, now: float) -> None:
         """Learn from an attempt that was answered, or failed, after `seconds`. Ignored outcomes do not get here."""
+
+
+@runtime_checkable
+class ReckoningPolicy(Policy, Protocol):
+    """A policy that reckons with a latency for each node, and says which: for `Balancer.explain()` and the journal."""
+
+    def latency(self, node: Node, now: float) -> float | None:
+        """The latency in seconds that the policy reckons with; None while it knows none."""
+
+
+@runtime_checkable
+class DescribingPolicy(Policy, Protocol):
+    """A policy that has something to say about a node, for `Balancer.explain()`."""
+
+    def describe(self, node: Node, nodes: Sequence[Node], now: float) -> str | None:
+        """Say in a few words what matters about `node` beyond its latency and its calls in flight; None is nothing.
+
+        Args:
+            node: Whom to describe. It may be ejected.
+            nodes: The candidates as `choose` gets them now; possibly none.
+            now: Seconds of the balancer's clock.
+        """
 
 
 @dataclass(frozen=True, slots=True)

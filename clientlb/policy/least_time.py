@@ -177,6 +177,6 @@ class LeastTime:
         known = self.latency(node) or node.mean or _FIRST_FAILURE
         return min(self.failure_factor * known, _LONGEST_FAILURE)
 
-    def latency(self, node: Node) -> float | None:
+    def latency(self, node: Node, now: float = 0.0) -> float | None:
         """The latency in seconds that the policy reckons with; None while the node is unknown."""
         return None if node.score == _UNKNOWN else sqrt(node.score / node.inverse_weight)

@@ -68,6 +68,19 @@ class Locality(Wrapper):
                 return candidates
         return routes[-1][1]
 
+    def share(self, node: Node, nodes: Sequence[Node]) -> float | None:
+        """The share of this client's calls that goes to the zone of the node."""
+        before = 0.0
+        for limit, candidates in self._routes.of(nodes):
+            if candidates[0].endpoint.zone == node.endpoint.zone:
+                return limit - before
+            before = limit
+        return 0.0
+
+    def say(self, share: float) -> str:
+        """Which share its zone gets."""
+        return f"its zone gets {share:.0%} of the calls" if share else "its zone gets no calls"
+
     def _route(self, nodes: Sequence[Node]) -> list[tuple[float, Sequence[Node]]]:
         """The endpoints of each zone that gets calls, with the cumulated share of those, the own zone first."""
         zones: dict[str | None, list[Node]] = {self.zone: []}

@@ -148,6 +148,14 @@ class Prequal:
         self._clear_out()
         return best.node
 
+    def describe(self, node: Node, nodes: Sequence[Node], now: float) -> str | None:
+        """Say what the newest answer in the pool says of a node."""
+        for answer in reversed(self._pool):
+            if answer.node is node:
+                said = f"{answer.in_flight} in flight, {answer.latency * 1000:.1f} ms"
+                return f"answered a probe {now - answer.asked_at:.1f} s ago with {said}"
+        return None
+
     def _ask(self, nodes: Sequence[Node], now: float, rng: random.Random) -> None:
         self._owed_probes += self.probes
         count = min(int(self._owed_probes), len(nodes))

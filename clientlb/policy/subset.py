@@ -54,6 +54,14 @@ class Subset(Wrapper):
             self._client = rng.getrandbits(64)
         return self._subsets.of(nodes)
 
+    def share(self, node: Node, nodes: Sequence[Node]) -> float | None:
+        """1 or 0. Before the first choice a client without an identity has no subset yet."""
+        return None if self._client is None else float(node in self._subsets.of(nodes))
+
+    def say(self, share: float) -> str:
+        """In or not in."""
+        return "in this client's subset" if share else "not in this client's subset"
+
     def _subset(self, nodes: Sequence[Node]) -> Sequence[Node]:
         client = self._client or 0
         if len(nodes) <= self.size:
@@ -99,6 +107,18 @@ class Aperture(Wrapper):
             if draw < 0.0:
                 return candidates
         return candidates
+
+    def share(self, node: Node, nodes: Sequence[Node]) -> float | None:
+        """How often it is a candidate: always inside the arc, at its edge now and then."""
+        return sum(probability for probability, candidates in self._arcs.of(nodes) if node in candidates)
+
+    def say(self, share: float) -> str:
+        """In the arc, at its edge, or outside."""
+        if share > 0.999:
+            return "in this client's aperture"
+        if share > 0.0:
+            return f"at the edge of this client's aperture, for {share:.0%} of the calls"
+        return "not in this client's aperture"
 
     def _arc(self, nodes: Sequence[Node]) -> list[tuple[float, tuple[Node, ...]]]:
         """Tuples of candidates with the probability of each."""

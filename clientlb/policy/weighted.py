@@ -123,6 +123,13 @@ class WeightedRoundRobin:
             self._look_again(nodes, rng)
         return nodes[self._schedules.of(nodes).next()]
 
+    def describe(self, node: Node, nodes: Sequence[Node], now: float) -> str | None:
+        """Say what a server last reported, while that counts."""
+        report = self._reported(node)
+        if report is None:
+            return None
+        return f"reported {report.qps:g} calls/s at {report.utilization:.0%} utilization, {now - report.at:.1f} s ago"
+
     def _look_again(self, nodes: Sequence[Node], rng: random.Random) -> None:
         """Weigh anew if any server reports. New schedules begin anywhere: to begin at one place would favour it."""
         now = self._now

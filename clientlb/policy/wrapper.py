@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 
+from clientlb.health.breaker import State
 from clientlb.node import Node
-from clientlb.policy.base import LearningPolicy, Policy, Request, chooser
+from clientlb.policy.base import DescribingPolicy, LearningPolicy, Policy, ReckoningPolicy, Request, chooser
 from clientlb.policy.named import make_policy
 
 _NO_REQUEST = Request()
@@ -48,3 +49,23 @@ class Wrapper:
         """Let the policy within learn."""
         if self._observe is not None:
             self._observe(node, seconds, success, now)
+
+    def latency(self, node: Node, now: float) -> float | None:
+        """The latency in seconds that the policy within reckons with, if it does."""
+        return self.inner.latency(node, now) if isinstance(self.inner, ReckoningPolicy) else None
+
+    def describe(self, node: Node, nodes: Sequence[Node], now: float) -> str | None:
+        """Say whether a node is left, and what the policy within says of it."""
+        share = self.share(node, nodes) if node.breaker.state is State.CLOSED else None
+        said = None if share is None else self.say(share)
+        inner = self.inner
+        further = inner.describe(node, nodes, now) if isinstance(inner, DescribingPolicy) and share != 0.0 else None
+        return "; ".join(filter(None, (said, further))) or None
+
+    def share(self, node: Node, nodes: Sequence[Node]) -> float | None:
+        """The share of the calls for which one of `nodes` is among those that are left; None if nothing can be said."""
+        return None
+
+    def say(self, share: float) -> str:
+        """Put the share of a node into words."""
+        return f"a candidate in {share:.0%} of the calls"
