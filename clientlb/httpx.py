@@ -28,6 +28,7 @@ is in flight until its response is closed, so streamed responses have to be clos
 
 from __future__ import annotations
 
+import httpcore
 import httpx
 
 from clientlb import errors
@@ -42,7 +43,7 @@ class NoEndpointsError(errors.NoEndpointsError, httpx.ConnectError):
     """No endpoint of the service became known in time: for httpx, it could not connect."""
 
 
-_FLAVOUR = Flavour(httpx, NoEndpointsError)
+_FLAVOUR = Flavour(httpx, httpcore, NoEndpointsError)
 
 
 class Transport(SyncShell[httpx.Request, httpx.Response, httpx.BaseTransport], httpx.BaseTransport):

@@ -8,6 +8,7 @@ All that the docstring of `clientlb.httpx` says is true here, too; the classes a
 
 from __future__ import annotations
 
+import httpcore2
 import httpx2
 
 from clientlb import errors
@@ -22,7 +23,7 @@ class NoEndpointsError(errors.NoEndpointsError, httpx2.ConnectError):
     """No endpoint of the service became known in time: for httpx2, it could not connect."""
 
 
-_FLAVOUR = Flavour(httpx2, NoEndpointsError)
+_FLAVOUR = Flavour(httpx2, httpcore2, NoEndpointsError)
 
 
 class Transport(SyncShell[httpx2.Request, httpx2.Response, httpx2.BaseTransport], httpx2.BaseTransport):

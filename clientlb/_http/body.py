@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from typing import Any
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from typing import TYPE_CHECKING, Any
 
 from clientlb._http.links import Link, Links
-from clientlb.outcome import Outcome, Verdict
+from clientlb.outcome import Outcome
 from clientlb.pick import Pick
+
+if TYPE_CHECKING:
+    from clientlb._http.flavour import Flavour
 
 _log = logging.getLogger("clientlb.http")
 
@@ -25,7 +28,7 @@ class _ResponseBody:
     Args:
         stream: The transport's.
         pick: Released when the body is closed, or earlier as a failure if the body breaks off.
-        judge: Gives the verdict on an exception.
+        flavour: Translates an exception and gives the verdict on it.
         links: Where the link belongs to; it is given back when the body is closed.
         link: What the response came through.
     """
@@ -34,21 +37,24 @@ class _ResponseBody:
         self,
         stream: Any,
         pick: Pick,
-        judge: Callable[[Exception], Verdict],
+        flavour: Flavour,
         links: Links[Any],
         link: Link[Any],
     ) -> None:
         self._stream = stream
         self._pick = pick
-        self._judge = judge
+        self._flavour = flavour
         self._links = links
         self._link: Link[Any] | None = link
 
-    def _broke_off(self, error: Exception) -> None:
-        verdict = self._judge(error)
+    def _broke_off(self, error: Exception) -> Exception:
+        """Report an exception to the endpoint's health; returns what the caller is to see of it."""
+        translated = self._flavour.core_errors.translated(error)
+        verdict = self._flavour.errors.of(translated)
         # a second attempt is out of question by now, but the endpoint did fail
         outcome = Outcome.FAILURE if verdict.outcome is Outcome.RETRYABLE else verdict.outcome
         self._pick.release(outcome, f"{verdict.reason} in the body")
+        return translated
 
 
 class ResponseBody(_ResponseBody):
@@ -58,8 +64,10 @@ class ResponseBody(_ResponseBody):
         try:
             yield from self._stream
         except Exception as error:
-            self._broke_off(error)
-            raise
+            translated = self._broke_off(error)
+            if translated is error:
+                raise
+            raise translated from error
 
     def close(self) -> None:
         """End the call."""
@@ -88,8 +96,10 @@ class AsyncResponseBody(_ResponseBody):
         except StopAsyncIteration:
             raise
         except Exception as error:
-            self._broke_off(error)
-            raise
+            translated = self._broke_off(error)
+            if translated is error:
+                raise
+            raise translated from error
 
     async def aclose(self) -> None:
         """End the call."""

@@ -8,12 +8,13 @@ from __future__ import annotations
 import logging
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, Generic, TypeVar
 
 from clientlb._http.body import AsyncOneShotBody, OneShotBody, aclose_retired, close_retired
 from clientlb._http.flavour import Flavour
 from clientlb._http.links import Link, Links
-from clientlb._http.message import AnyRequest, copy_to, is_idempotent, is_replayable
+from clientlb._http.message import AnyRequest, is_idempotent, is_replayable
 from clientlb._http.verdict import of_status
 from clientlb.balancer import Balancer
 from clientlb.call import Attempt, Steps, call
@@ -32,6 +33,7 @@ _SCHEMES = {
     "wss": (b"ws", b"wss", True),
 }
 SCHEMES = frozenset(_SCHEMES)
+_NOTHING: Mapping[str, Any] = {}
 
 
 class _Exchange(ABC, Generic[AnyRequest]):
@@ -65,19 +67,18 @@ class _Exchange(ABC, Generic[AnyRequest]):
     def _one_shot(self) -> OneShotBody | AsyncOneShotBody | None:
         """Wrap the body of the request; None if it is of the wrong kind, which the inner transport will say."""
 
-    def _address(self, attempt: Attempt) -> tuple[Link[Any], AnyRequest]:
-        """The transport of an attempt, taken, and the copy of the request for it."""
+    def _address(self, attempt: Attempt) -> tuple[Link[Any], bytes, Mapping[str, Any]]:
+        """The transport of an attempt, taken, the scheme to the endpoint, and what of the request differs there."""
         request = self._request
         endpoint = attempt.pick.node.endpoint
         scheme, secure, wanted = _SCHEMES[request.url.scheme]
-        changes: dict[str, Any] = {} if self._body is None else {"stream": self._body}
+        changes = _NOTHING if self._body is None else {"stream": self._body}
         server_name: str | None = None
         if wanted or endpoint.secure:
             scheme = secure
             server_name = request.extensions.get("sni_hostname") or request.url.raw_host.decode("ascii")
-            changes["extensions"] = {**request.extensions, "sni_hostname": server_name}
-        link = self._links.take(self._balancer, endpoint, server_name)
-        return link, copy_to(request, self._flavour.url, scheme, link.address, changes)
+            changes = {**changes, "extensions": {**request.extensions, "sni_hostname": server_name}}
+        return self._links.take(self._balancer, endpoint, server_name), scheme, changes
 
     def classify(self, response: Any, error: Exception | None) -> Verdict:
         """Say what a response or an error means for the endpoint and for another attempt."""
@@ -106,17 +107,15 @@ class Exchange(_Exchange[AnyRequest]):
 
     def send(self, attempt: Attempt) -> Any:
         """Make one attempt."""
-        link, request = self._address(attempt)
+        link, scheme, changes = self._address(attempt)
         try:
-            response = link.transport.handle_request(request)
+            response = link.transport.send(self._request, scheme, changes)
         except BaseException:
             if self._links.give_back(link):
                 close_retired(self._links)
             raise
         response.extensions["clientlb"] = attempt.trace
-        response.stream = self._flavour.response_body(
-            response.stream, attempt.pick, self._flavour.errors.of, self._links, link
-        )
+        response.stream = self._flavour.response_body(response.stream, attempt.pick, self._flavour, self._links, link)
         return response
 
     def discard(self, response: Any) -> None:
@@ -138,16 +137,16 @@ class AsyncExchange(_Exchange[AnyRequest]):
 
     async def send(self, attempt: Attempt) -> Any:
         """Make one attempt."""
-        link, request = self._address(attempt)
+        link, scheme, changes = self._address(attempt)
         try:
-            response = await link.transport.handle_async_request(request)
+            response = await link.transport.send(self._request, scheme, changes)
         except BaseException:
             if self._links.give_back(link):
                 await aclose_retired(self._links)
             raise
         response.extensions["clientlb"] = attempt.trace
         response.stream = self._flavour.async_response_body(
-            response.stream, attempt.pick, self._flavour.errors.of, self._links, link
+            response.stream, attempt.pick, self._flavour, self._links, link
         )
         return response
 

@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from clientlb._http.body import AsyncOneShotBody, AsyncResponseBody, OneShotBody, ResponseBody
+from clientlb._http.direct import CoreErrors
 from clientlb._http.message import EndpointURL, Request
 from clientlb._http.verdict import ErrorVerdicts
 from clientlb.errors import NoEndpointsError
@@ -40,11 +41,14 @@ class Flavour:
 
     Args:
         module: `httpx` or `httpx2`.
+        core: What it sends with, `httpcore` or `httpcore2`.
         no_endpoints: The library's `ConnectError` that is a `clientlb.NoEndpointsError` as well.
     """
 
-    def __init__(self, module: ModuleType, no_endpoints: type[NoEndpointsError]) -> None:
+    def __init__(self, module: ModuleType, core: ModuleType, no_endpoints: type[NoEndpointsError]) -> None:
         self.module = module
+        self.core = core
+        self.core_errors: CoreErrors = CoreErrors(module, core)
         self.no_endpoints = no_endpoints
         self.errors = ErrorVerdicts(module)
         self.byte_stream: type = module.ByteStream

@@ -30,17 +30,15 @@ class Link(Generic[TransportT]):
 
     Attributes:
         transport: Made by the factory of the links.
-        address: `raw_host` and `port` of the endpoint, as parts of a URL.
         calls: How many calls use it now.
         used: Ordinal of its last use.
         leaving: It is to be retired when its last call ends.
     """
 
-    __slots__ = ("address", "calls", "leaving", "transport", "used")
+    __slots__ = ("calls", "leaving", "transport", "used")
 
-    def __init__(self, endpoint: Endpoint, transport: TransportT) -> None:
+    def __init__(self, transport: TransportT) -> None:
         self.transport = transport
-        self.address = {"raw_host": endpoint.host.encode(), "port": endpoint.port}
         self.calls = 0
         self.used = 0
         self.leaving = False
@@ -84,7 +82,7 @@ class Links(Generic[TransportT]):
                 self._let_leavers_go(balancer)
             link = self._links.get(key)
             if link is None:
-                link = self._links[key] = Link(endpoint, self._make(endpoint))
+                link = self._links[key] = Link(self._make(endpoint))
                 self._make_room(link)
             link.calls += 1
             self._uses += 1

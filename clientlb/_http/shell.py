@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from clientlb._http.body import aclose_retired, close_retired
+from clientlb._http.direct import AsyncDirect, AsyncThrough, Direct, Through
 from clientlb._http.exchange import SCHEMES, AsyncExchange, Exchange
 from clientlb._http.flavour import Flavour, Settings
 from clientlb._http.hosts import Hosts, host_rule
@@ -50,6 +51,7 @@ class Shell(ABC, Generic[TransportT]):
 
     _flavour: ClassVar[Flavour]
     _transport_name: ClassVar[str]
+    _ways: ClassVar[tuple[type, type]]
 
     def __init__(
         self,
@@ -73,7 +75,7 @@ class Shell(ABC, Generic[TransportT]):
             hosts: Which hosts are services: a set of names, a mapping host -> service, or a predicate over hosts. It
                 decides alone. None (default) takes every single label, and names that have options of their own.
             inner: Makes the transport to an endpoint, a new one for each, which is closed when the endpoint has left
-                (default: the `HTTPTransport` of httpx with the arguments below).
+                (default: httpcore's connection pool, as in httpx, with the arguments below).
             passthrough: The transport for every other host (default: one ordinary `HTTPTransport` with the arguments
                 below). It is closed with this one, as httpx closes the transport of a client.
             verify, cert, trust_env: As in httpx. The certificate is checked against the name of the service.
@@ -93,9 +95,15 @@ class Shell(ABC, Generic[TransportT]):
         needed = inner is None or passthrough is None  # else there is no reason to load certificates
         settings = Settings(verify=verify, cert=cert, trust_env=trust_env, http1=http1, http2=http2, limits=limits)
         arguments = settings.arguments(module) if needed else {}
-        connect: Callable[[], TransportT] = partial(getattr(module, self._transport_name), **arguments)
-        self._make: Callable[[Endpoint], TransportT] = inner or (lambda endpoint: connect())
-        self._make_ordinary = connect if passthrough is None else lambda: passthrough
+        direct, through = self._ways
+        self._make: Callable[[Endpoint], Any] = (
+            partial(direct, self._flavour, settings=arguments)
+            if inner is None
+            else lambda endpoint: through(self._flavour, endpoint, inner(endpoint))
+        )
+        self._make_ordinary: Callable[[], TransportT] = (
+            partial(getattr(module, self._transport_name), **arguments) if passthrough is None else lambda: passthrough
+        )
         self._renew()
 
     @abstractmethod
@@ -119,6 +127,7 @@ class SyncShell(Shell[SyncTransportT], Generic[AnyRequest, AnyResponse, SyncTran
     """A transport for the sync client. Threads share it; a forked child makes connections of its own."""
 
     _transport_name = "HTTPTransport"
+    _ways = (Direct, Through)
 
     def _renew(self) -> None:
         self._forks = self._services.forks
@@ -165,6 +174,7 @@ class AsyncShell(Shell[AsyncTransportT], Generic[AnyRequest, AnyResponse, AsyncT
     """A transport for the async client. Every event loop that uses it has its own connections."""
 
     _transport_name = "AsyncHTTPTransport"
+    _ways = (AsyncDirect, AsyncThrough)
 
     def _renew(self) -> None:
         self._forks = self._services.forks

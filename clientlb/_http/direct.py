@@ -1,0 +1,192 @@
+"""What carries an attempt to one endpoint: httpcore's connection pool by default, or the `inner` transport of a user.
+
+httpx's own `HTTPTransport` is a layer over such a pool. It wants a request of httpx with another URL, and wraps what
+comes back once more. A shell has to do both anyway, so it talks to the pool directly, which pays for most of what
+balancing costs: 20 µs of a call of 400.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from clientlb._http.message import copy_to
+from clientlb.endpoint import Endpoint
+
+if TYPE_CHECKING:
+    from clientlb._http.flavour import Flavour
+
+_ERRORS = (
+    "TimeoutException",
+    "ConnectTimeout",
+    "ReadTimeout",
+    "WriteTimeout",
+    "PoolTimeout",
+    "NetworkError",
+    "ConnectError",
+    "ReadError",
+    "WriteError",
+    "ProxyError",
+    "UnsupportedProtocol",
+    "ProtocolError",
+    "LocalProtocolError",
+    "RemoteProtocolError",
+)
+_MOST_CONNECTIONS, _MOST_IDLE = 100, 20  # of one endpoint; httpx's defaults
+
+
+class CoreErrors:
+    """The exceptions of httpcore, as those of httpx that have the same names.
+
+    Args:
+        module: `httpx` or `httpx2`.
+        core: `httpcore` or `httpcore2`.
+    """
+
+    def __init__(self, module: ModuleType, core: ModuleType) -> None:
+        self._theirs: dict[type, type[Exception]] = {
+            getattr(core, name): getattr(module, name) for name in _ERRORS if hasattr(core, name)
+        }
+        self.kinds: tuple[type[Exception], ...] = tuple(self._theirs)
+
+    def translated(self, error: Exception) -> Exception:
+        """The exception that httpx has for it; the same one if it is none of httpcore's."""
+        for kind in type(error).__mro__:
+            if kind in self._theirs:
+                return self._theirs[kind](str(error))
+        return error
+
+
+class _Direct:
+    """The connections to one endpoint.
+
+    Args:
+        flavour: Of the client.
+        endpoint: Where to.
+        settings: `verify`, `http1`, `http2` and perhaps `limits`, as `Settings.arguments` makes them.
+    """
+
+    __slots__ = ("_core", "_errors", "_host", "_pool", "_port", "_response")
+
+    _pool_name = "ConnectionPool"
+
+    def __init__(self, flavour: Flavour, endpoint: Endpoint, settings: Mapping[str, Any]) -> None:
+        limits = settings.get("limits") or flavour.module.Limits(
+            max_connections=_MOST_CONNECTIONS, max_keepalive_connections=_MOST_IDLE
+        )
+        self._core = flavour.core
+        self._errors = flavour.core_errors
+        self._response = flavour.module.Response
+        self._host = endpoint.host.encode()
+        self._port = endpoint.port
+        self._pool = getattr(flavour.core, self._pool_name)(
+            ssl_context=settings["verify"],
+            max_connections=limits.max_connections,
+            max_keepalive_connections=limits.max_keepalive_connections,
+            keepalive_expiry=limits.keepalive_expiry,
+            http1=settings["http1"],
+            http2=settings["http2"],
+        )
+
+    def _addressed(self, request: Any, scheme: bytes, changes: Mapping[str, Any]) -> Any:
+        core = self._core
+        return core.Request(
+            request.method,
+            core.URL(scheme=scheme, host=self._host, port=self._port, target=request.url.raw_path),
+            headers=request.headers.raw,
+            content=changes.get("stream", request.stream) if changes else request.stream,
+            extensions=changes.get("extensions", request.extensions) if changes else request.extensions,
+        )
+
+
+class Direct(_Direct):
+    """The sync one."""
+
+    __slots__ = ()
+
+    def send(self, request: Any, scheme: bytes, changes: Mapping[str, Any]) -> Any:
+        """Send the caller's request to the endpoint; the stream of the response is httpcore's.
+
+        Args:
+            request: The caller's, which is not changed.
+            scheme: Of the URL.
+            changes: Attributes of the request that differ: `stream`, `extensions`.
+        """
+        try:
+            answer = self._pool.handle_request(self._addressed(request, scheme, changes))
+        except self._errors.kinds as error:
+            raise self._errors.translated(error) from error
+        return self._response(answer.status, headers=answer.headers, stream=answer.stream, extensions=answer.extensions)
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._pool.close()
+
+
+class AsyncDirect(_Direct):
+    """The async one."""
+
+    __slots__ = ()
+
+    _pool_name = "AsyncConnectionPool"
+
+    async def send(self, request: Any, scheme: bytes, changes: Mapping[str, Any]) -> Any:
+        """As that of `Direct`."""
+        try:
+            answer = await self._pool.handle_async_request(self._addressed(request, scheme, changes))
+        except self._errors.kinds as error:
+            raise self._errors.translated(error) from error
+        return self._response(answer.status, headers=answer.headers, stream=answer.stream, extensions=answer.extensions)
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self._pool.aclose()
+
+
+class _Through:
+    """An endpoint behind a transport of httpx's kind.
+
+    Args:
+        flavour: Of the client.
+        endpoint: Where to.
+        transport: What a user's `inner` made for it.
+    """
+
+    __slots__ = ("_address", "_transport", "_url")
+
+    def __init__(self, flavour: Flavour, endpoint: Endpoint, transport: Any) -> None:
+        self._url = flavour.url
+        self._address = {"raw_host": endpoint.host.encode(), "port": endpoint.port}
+        self._transport = transport
+
+    def _addressed(self, request: Any, scheme: bytes, changes: Mapping[str, Any]) -> Any:
+        return copy_to(request, self._url, scheme, self._address, changes)
+
+
+class Through(_Through):
+    """The sync one."""
+
+    __slots__ = ()
+
+    def send(self, request: Any, scheme: bytes, changes: Mapping[str, Any]) -> Any:
+        """As that of `Direct`."""
+        return self._transport.handle_request(self._addressed(request, scheme, changes))
+
+    def close(self) -> None:
+        """Close the transport."""
+        self._transport.close()
+
+
+class AsyncThrough(_Through):
+    """The async one."""
+
+    __slots__ = ()
+
+    async def send(self, request: Any, scheme: bytes, changes: Mapping[str, Any]) -> Any:
+        """As that of `Direct`."""
+        return await self._transport.handle_async_request(self._addressed(request, scheme, changes))
+
+    async def aclose(self) -> None:
+        """Close the transport."""
+        await self._transport.aclose()
