@@ -30,7 +30,7 @@ from clientlb.errors import (
     RegistrationError,
 )
 from clientlb.options import BudgetOptions, CallOptions, GuardOptions, HealthOptions, Options, RetryOptions
-from clientlb.outcome import Outcome, Verdict
+from clientlb.outcome import Cause, Outcome, Verdict
 from clientlb.pick import Pick
 from clientlb.services import Services
 from clientlb.stats import EndpointStats, ServiceStats
@@ -43,6 +43,7 @@ __all__ = [
     "Balancer",
     "BudgetOptions",
     "CallOptions",
+    "Cause",
     "ClientLBError",
     "ClosedError",
     "ConfigurationError",

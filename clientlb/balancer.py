@@ -35,7 +35,7 @@ from clientlb.health.breaker import State
 from clientlb.histogram import PER_OCTAVE
 from clientlb.node import Node
 from clientlb.options import Options
-from clientlb.outcome import Outcome
+from clientlb.outcome import Cause, Outcome
 from clientlb.pick import Pick
 from clientlb.policy import LearningPolicy, Request, chooser, make_policy
 from clientlb.retry.budget import RetryBudget
@@ -44,6 +44,7 @@ from clientlb.stats import ServiceStats, Totals, summarise
 # an attribute of an enum class costs CPython 3.11 more than 100 ns, a global 10
 _SUCCESS = Outcome.SUCCESS
 _IGNORED = Outcome.IGNORED
+_APPLICATION = Cause.APPLICATION
 
 _SPARE_AFTER = 0.3
 """Seconds that a call waits for the registry before a list of an earlier time has to do. A local registry answers in
@@ -499,7 +500,15 @@ class Balancer:
         """Whether there is a healthy endpoint that is not among those tried."""
         return any(node not in tried for node in self._ready)
 
-    def report(self, pick: Pick, outcome: Outcome, reason: str, leaving: int, now: float | None = None) -> None:
+    def report(
+        self,
+        pick: Pick,
+        outcome: Outcome,
+        reason: str,
+        leaving: int,
+        now: float | None = None,
+        cause: Cause = _APPLICATION,
+    ) -> None:
         """Let the outcome of an attempt reach figures, breaker and policy. Picks call this.
 
         Args:
@@ -508,6 +517,7 @@ class Balancer:
             reason: Why, in a word or two.
             leaving: 1 when the call is no longer in flight from now on, else 0.
             now: Seconds of the clock, if they were just read.
+            cause: What kind of failure it was, if it was one.
         """
         if now is None:
             now = self.clock()

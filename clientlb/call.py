@@ -150,9 +150,9 @@ def call(
         now = balancer.clock()
         attempt.trace.attempts.append(Tried(pick.node.endpoint, verdict.reason, now - pick.started))
         if whole:
-            pick.release(verdict.outcome, verdict.reason, now)
+            pick.release(verdict.outcome, verdict.reason, now, verdict.cause)
         else:
-            pick.observe(verdict.outcome, verdict.reason, now)
+            pick.observe(verdict.outcome, verdict.reason, now, verdict.cause)
         if verdict.outcome is not _RETRYABLE:
             break
         if not verdict.sent:

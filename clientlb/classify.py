@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 
 from clientlb.options import RETRYABLE_CODES, RETRYABLE_STATUSES
-from clientlb.outcome import Outcome, Verdict
+from clientlb.outcome import Cause, Outcome, Verdict
 
 _NETWORK = (OSError, EOFError)  # requests' and most of aiohttp's exceptions are OSErrors as well
 _FILES = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
@@ -47,7 +47,7 @@ def classify_exception(error: BaseException) -> Verdict:
     if name == "PoolTimeout":
         return Verdict(Outcome.IGNORED, name)  # the caller's own limit of connections
     if isinstance(error, ConnectionRefusedError) or (isinstance(error, _network()) and name in _NEVER_SENT):
-        return Verdict(Outcome.RETRYABLE, name, sent=False)
+        return Verdict(Outcome.RETRYABLE, name, sent=False, cause=Cause.CONNECT)
     if isinstance(error, _network()) and not isinstance(error, _FILES):
         return Verdict(Outcome.RETRYABLE, name)
     return Verdict(Outcome.IGNORED, name)
@@ -56,17 +56,23 @@ def classify_exception(error: BaseException) -> Verdict:
 def classify_status(status: int, retryable: frozenset[int] = RETRYABLE_STATUSES) -> Verdict:
     """Say what an HTTP status means for the endpoint that answered with it."""
     if status in retryable:
-        return Verdict(Outcome.RETRYABLE, str(status))
+        return Verdict(Outcome.RETRYABLE, str(status), cause=cause_of_status(status))
     return Verdict(Outcome.FAILURE if status >= 500 else Outcome.SUCCESS, str(status))
+
+
+def cause_of_status(status: int) -> Cause:
+    """Say what kind of failure an HTTP status is, if it is one."""
+    return Cause.OVERLOAD if status == 429 else Cause.APPLICATION
 
 
 def classify_code(code: str, retryable: frozenset[str] = RETRYABLE_CODES) -> Verdict:
     """Say what a gRPC status code means for the endpoint that answered with it."""
+    cause = Cause.OVERLOAD if code == "RESOURCE_EXHAUSTED" else Cause.APPLICATION
     if code in retryable:
-        return Verdict(Outcome.RETRYABLE, code)
+        return Verdict(Outcome.RETRYABLE, code, cause=cause)
     if code == "CANCELLED":
         return Verdict(Outcome.IGNORED, code)
-    return Verdict(Outcome.SUCCESS if code in _ANSWERS else Outcome.FAILURE, code)
+    return Verdict(Outcome.SUCCESS if code in _ANSWERS else Outcome.FAILURE, code, cause=cause)
 
 
 def _network() -> tuple[type[BaseException], ...]:

@@ -19,6 +19,17 @@ class Outcome(enum.Enum):
     IGNORED = "ignored"
 
 
+class Cause(enum.Enum):
+    """What kind of failure it was. Health counts them apart; a success has none of them, and nobody looks."""
+
+    APPLICATION = "application"
+    """Whoever was reached did not do its work: 5xx, a broken connection, a timeout."""
+    CONNECT = "connect"
+    """Nobody was reached."""
+    OVERLOAD = "overload"
+    """The server works and has too much to do: 429, RESOURCE_EXHAUSTED."""
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """An outcome with its reason, as a shell reports it to the call.
@@ -30,6 +41,7 @@ class Verdict:
             the call is not idempotent.
         retry_after: The server asked to wait this many seconds before another attempt.
         untouched: Nothing of the request's body was read, so that even a one-shot body can still be sent elsewhere.
+        cause: What kind of failure it was, if it was one.
     """
 
     outcome: Outcome
@@ -37,6 +49,7 @@ class Verdict:
     sent: bool = True
     retry_after: float | None = None
     untouched: bool = False
+    cause: Cause = Cause.APPLICATION
 
 
 SUCCEEDED = Verdict(Outcome.SUCCESS)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from clientlb.classify import classify_exception
 from clientlb.endpoint import Endpoint
-from clientlb.outcome import Outcome
+from clientlb.outcome import Cause, Outcome
 
 if TYPE_CHECKING:
     from clientlb.balancer import Balancer
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _SUCCESS = Outcome.SUCCESS  # see clientlb.balancer
 _IGNORED = Outcome.IGNORED
+_APPLICATION = Cause.APPLICATION
 
 
 class Pick:
@@ -43,14 +44,22 @@ class Pick:
         """Where to send the call."""
         return self.node.endpoint
 
-    def observe(self, outcome: Outcome, reason: str = "", now: float | None = None) -> None:
+    def observe(
+        self, outcome: Outcome, reason: str = "", now: float | None = None, cause: Cause = _APPLICATION
+    ) -> None:
         """Report the outcome at the head of the response, while the call goes on. Only the first one counts."""
         balancer = self._balancer
         if balancer is not None and self.observed is None:
-            balancer.report(self, outcome, reason, 0, now)
+            balancer.report(self, outcome, reason, 0, now, cause)
             self.observed = outcome
 
-    def release(self, outcome: Outcome | None = None, reason: str = "", now: float | None = None) -> None:
+    def release(
+        self,
+        outcome: Outcome | None = None,
+        reason: str = "",
+        now: float | None = None,
+        cause: Cause = _APPLICATION,
+    ) -> None:
         """End the call. Only the first release counts.
 
         Args:
@@ -58,17 +67,18 @@ class Pick:
                 still counts: the body broke off.
             reason: Why, in a word or two.
             now: Seconds of the balancer's clock, if they were just read.
+            cause: What kind of failure it was, if it was one.
         """
         balancer = self._balancer
         if balancer is None:
             return
         self._balancer = None
         if self.observed is None:
-            balancer.report(self, _SUCCESS if outcome is None else outcome, reason, 1, now)
+            balancer.report(self, _SUCCESS if outcome is None else outcome, reason, 1, now, cause)
         elif outcome is None or outcome is _SUCCESS or outcome is _IGNORED:
             balancer.leave(self)
         else:
-            balancer.report(self, outcome, reason, 1, now)
+            balancer.report(self, outcome, reason, 1, now, cause)
 
     def __enter__(self) -> Pick:
         return self
@@ -80,7 +90,7 @@ class Pick:
             self.release()
         else:
             verdict = classify_exception(error)
-            self.release(verdict.outcome, verdict.reason)
+            self.release(verdict.outcome, verdict.reason, None, verdict.cause)
 
     def __repr__(self) -> str:
         return f"<Pick {self.endpoint}>"

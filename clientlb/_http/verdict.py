@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from types import ModuleType
 
-from clientlb.outcome import SUCCEEDED, Outcome, Verdict
+from clientlb.classify import cause_of_status
+from clientlb.outcome import SUCCEEDED, Cause, Outcome, Verdict
 
 LONGEST_RETRY_AFTER = 5.0
 """Seconds that a call waits at most because a server asked it to. Whoever asks for more gets no second attempt: the
@@ -44,7 +45,7 @@ class ErrorVerdicts:
         """
         reason = type(error).__name__
         if isinstance(error, self._never_sent):
-            return Verdict(Outcome.RETRYABLE, reason, sent=False, untouched=untouched)
+            return Verdict(Outcome.RETRYABLE, reason, sent=False, untouched=untouched, cause=Cause.CONNECT)
         if isinstance(error, self._maybe_sent):
             return Verdict(Outcome.RETRYABLE, reason, untouched=untouched)
         return Verdict(Outcome.IGNORED, reason)
@@ -63,10 +64,11 @@ def of_status(
         untouched: Nothing of the request's body was read.
     """
     if status in retryable:
+        cause = cause_of_status(status)
         wait = retry_after(headers.get("retry-after"), now)
         if wait is not None and wait > LONGEST_RETRY_AFTER:
-            return Verdict(Outcome.FAILURE, f"{status}, asks for {wait:.0f} s")
-        return Verdict(Outcome.RETRYABLE, str(status), retry_after=wait, untouched=untouched)
+            return Verdict(Outcome.FAILURE, f"{status}, asks for {wait:.0f} s", cause=cause)
+        return Verdict(Outcome.RETRYABLE, str(status), retry_after=wait, untouched=untouched, cause=cause)
     if status >= 500:
         return Verdict(Outcome.FAILURE, str(status))
     return SUCCEEDED

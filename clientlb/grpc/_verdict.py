@@ -16,7 +16,7 @@ from clientlb.classify import classify_code
 from clientlb.endpoint import Endpoint
 from clientlb.errors import ConfigurationError
 from clientlb.grpc._target import is_address
-from clientlb.outcome import SUCCEEDED, Outcome, Verdict
+from clientlb.outcome import SUCCEEDED, Cause, Outcome, Verdict
 
 PUSHBACK = "grpc-retry-pushback-ms"
 PREVIOUS_ATTEMPTS = "grpc-previous-rpc-attempts"
@@ -61,7 +61,8 @@ def verdict(
     if text.startswith(_CALLERS_OWN) or _TOO_LARGE in text:
         return Verdict(Outcome.IGNORED, code.name)
     if code is _UNAVAILABLE and never_connected(text, endpoint):
-        return Verdict(Outcome.RETRYABLE if code.name in retryable else Outcome.FAILURE, "cannot connect", sent=False)
+        outcome = Outcome.RETRYABLE if code.name in retryable else Outcome.FAILURE
+        return Verdict(outcome, "cannot connect", sent=False, cause=Cause.CONNECT)
     if code is _CANCELLED and text == _CANCELLED_THERE:
         return Verdict(Outcome.RETRYABLE, "CANCELLED by the server")
     found = classify_code(code.name, retryable)
@@ -91,14 +92,14 @@ def _with_pushback(found: Verdict, trailing_metadata: Iterable[Any] | None) -> V
             except ValueError:
                 milliseconds = -1
             if milliseconds < 0:
-                return Verdict(Outcome.FAILURE, f"{found.reason}; the server asks not to retry")
-            return Verdict(found.outcome, found.reason, retry_after=milliseconds / 1000)
+                return Verdict(Outcome.FAILURE, f"{found.reason}; the server asks not to retry", cause=found.cause)
+            return Verdict(found.outcome, found.reason, retry_after=milliseconds / 1000, cause=found.cause)
     return found
 
 
 def not_again(found: Verdict) -> Verdict:
     """The same verdict on an attempt that cannot be replaced: the caller was given something of it already."""
-    return Verdict(Outcome.FAILURE, found.reason) if found.outcome is _RETRYABLE else found
+    return Verdict(Outcome.FAILURE, found.reason, cause=found.cause) if found.outcome is _RETRYABLE else found
 
 
 def metadata_of_attempt(metadata: Sequence[Any] | None, number: int) -> Any:

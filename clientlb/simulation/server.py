@@ -16,10 +16,10 @@ from statistics import median
 from typing import Final, Protocol
 
 from clientlb.endpoint import Endpoint
-from clientlb.outcome import SUCCEEDED, Outcome, Verdict
+from clientlb.outcome import SUCCEEDED, Cause, Outcome, Verdict
 from clientlb.simulation.loop import Loop
 
-REFUSED: Final = Verdict(Outcome.RETRYABLE, "ConnectError", sent=False)
+REFUSED: Final = Verdict(Outcome.RETRYABLE, "ConnectError", sent=False, cause=Cause.CONNECT)
 BROKEN: Final = Verdict(Outcome.RETRYABLE, "ReadError")
 FAILED: Final = Verdict(Outcome.RETRYABLE, "503")
 FAILS_AFTER = 0.001

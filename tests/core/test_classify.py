@@ -11,8 +11,8 @@ import httpx2
 import pytest
 import requests
 
-from clientlb.classify import classify_code, classify_exception
-from clientlb.outcome import Outcome
+from clientlb.classify import classify_code, classify_exception, classify_status
+from clientlb.outcome import Cause, Outcome
 
 
 class Status(grpc.RpcError):
@@ -81,3 +81,20 @@ def test_exception(error, outcome, sent):
 def test_every_grpc_code_has_a_verdict(code):
     assert classify_code(code).outcome in Outcome
     assert classify_code(code, frozenset({code})).outcome is Outcome.RETRYABLE
+
+
+@pytest.mark.parametrize(
+    ("verdict", "cause"),
+    [
+        (classify_exception(ConnectionRefusedError()), Cause.CONNECT),
+        (classify_exception(ConnectionResetError()), Cause.APPLICATION),
+        (classify_exception(TimeoutError()), Cause.APPLICATION),
+        (classify_status(429), Cause.OVERLOAD),
+        (classify_status(503), Cause.APPLICATION),
+        (classify_status(500), Cause.APPLICATION),
+        (classify_code("RESOURCE_EXHAUSTED"), Cause.OVERLOAD),
+        (classify_code("UNAVAILABLE"), Cause.APPLICATION),
+    ],
+)
+def test_kind_of_failure(verdict, cause):
+    assert verdict.cause is cause
