@@ -7,7 +7,11 @@ the wait.
 
 The default consistency makes every answer depend on the leader: without one, an agent says 500 after seven seconds.
 `stale` lets any server answer, also in an election, and says how long ago that server heard from the leader. So we ask
-for `stale`, and only if that was too long ago for the leader's word; if there is none, the answer is reported as old.
+for `stale`, and only an answer in doubt is put to the leader, as a `consistent` query; if that fails, it is reported as
+old. In doubt is what is too far behind, and what is older than an answer that we believed. The second is what a server
+says that has just started: it answers while it reads its log again, with some of the instances or with none, an index
+to match, and the same headers as ever, also to a query of the default consistency. For the same reason a first answer
+without instances is in doubt: there is nothing yet that it could be older than.
 """
 
 from __future__ import annotations
@@ -71,6 +75,7 @@ class HealthQuery:
         self._max_stale = max_stale
         self._patience = patience
         self._index = 0
+        self._known: int | None = None  # the index of the last answer that was believed
         self._leader_until = 0.0
         self._hint_at_empty = has_token
         self._hint_at_filtered = True
@@ -79,12 +84,16 @@ class HealthQuery:
         """Return the instances that get calls, when they changed or after `wait` seconds. Raises ConsulError."""
         index, self._index = self._index, 0  # 0 stays if anything goes wrong
         answer = self._get(http, index, wait, self._mode())
-        if _age(answer.headers) > self._max_stale:
-            answer = self._ask_the_leader(http, answer)
-        following = _next_index(index, answer)
+        if (age := _age(answer.headers)) > self._max_stale:
+            answer = self._ask_the_leader(http, answer, f"the servers lost their leader {age:.0f} s ago")
+            self._leader_until = time.monotonic() + _TRUSTS_THE_LEADER
+        elif doubt := self._doubt(answer):
+            answer = self._ask_the_leader(http, answer, doubt)
+        given = _index(answer)
         endpoints = self.reader.read(answer.body)
         self._look_for_filters(answer)
-        self._index = following
+        self._known = given
+        self._index = 0 if given < index else max(given, 1)  # lower: the servers lost their state
         return endpoints
 
     def ask_now(self, http: ConsulHTTP) -> list[Endpoint]:
@@ -107,17 +116,23 @@ class HealthQuery:
             self._leader_until = 0.0
             raise
 
-    def _ask_the_leader(self, http: ConsulHTTP, old: Answer) -> Answer:
+    def _doubt(self, answer: Answer) -> str:
+        """Why an answer may be of a server that has not read its own log yet; empty if there is no reason."""
+        given = _index(answer)
+        if self._consistency == "consistent":
+            return ""
+        if self._known is None:
+            return "the first answer has no instances" if _is_empty(answer) else ""
+        return f"the servers went back from index {self._known} to {given}" if given < self._known else ""
+
+    def _ask_the_leader(self, http: ConsulHTTP, old: Answer, doubt: str) -> Answer:
         try:
-            answer = self._get(http, 0, 0.0, "default")
+            return self._get(http, 0, 0.0, "consistent")
         except ConsulError as error:
-            problem = f"the servers lost their leader {_age(old.headers):.0f} s ago: {error}"
-            raise OldAnswerError(problem, self.reader.read(old.body)) from None
-        self._leader_until = time.monotonic() + _TRUSTS_THE_LEADER
-        return answer
+            raise OldAnswerError(f"{doubt}: {error}", self.reader.read(old.body)) from None
 
     def _look_for_filters(self, answer: Answer) -> None:
-        empty, filtered = len(answer.body) < 4, answer.headers.get(_FILTERED) == "true"
+        empty, filtered = _is_empty(answer), answer.headers.get(_FILTERED) == "true"
         if filtered and empty:
             raise ConsulError(f"the token may not see the instances: {_NEEDS}")
         if filtered and self._hint_at_filtered:
@@ -128,13 +143,15 @@ class HealthQuery:
         self._hint_at_empty = False
 
 
-def _next_index(index: int, answer: Answer) -> int:
-    """The index to ask with next: never below 1, and 0 (answer now) if it went back: the servers lost their state."""
+def _index(answer: Answer) -> int:
     try:
-        given = int(answer.headers["X-Consul-Index"])
+        return int(answer.headers["X-Consul-Index"])
     except (KeyError, ValueError):
         raise ConsulError("the answer has no X-Consul-Index: this is not a Consul agent") from None
-    return 0 if given < index else max(given, 1)
+
+
+def _is_empty(answer: Answer) -> bool:
+    return len(answer.body) < 4  # a list without elements
 
 
 def _age(headers: Mapping[str, str]) -> float:

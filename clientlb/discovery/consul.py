@@ -296,7 +296,7 @@ class ConsulResolver:
         try:
             endpoints = self._source.ask(http, wait)
         except Exception as error:  # whatever it is, the watch goes on
-            if isinstance(error, OldAnswerError) and not self._has_list:
+            if isinstance(error, OldAnswerError) and error.endpoints and not self._has_list:
                 feed.update(error.endpoints)  # better than nothing
             reason = str(error) or type(error).__name__
             feed.error(DiscoveryError(f"{self._address}: asking for {self._service} failed: {reason}"))

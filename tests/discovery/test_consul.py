@@ -418,14 +418,71 @@ def test_maintenance(consul: ConsulServer, service: str) -> None:
 
 
 def test_index_that_goes_back(service: str) -> None:
-    indexes = iter([7, 9, 3, 4])
+    indexes = iter([7, 9, 3, 3, 3, 4])
 
     def script(query: dict[str, str]) -> Reply:
-        return Reply([entry(1)], index=next(indexes, 0))
+        return Reply([entry(1)], index=next(indexes, 4))
 
     with ScriptedAgent(script) as agent, watching(open_discovery(agent.url), service):
-        wait_until(lambda: len(agent.queries) >= 6, what="six questions")
-    assert [query["index"] for query in agent.queries[:6]] == ["0", "7", "9", "0", "4", "0"]
+        wait_until(lambda: len(agent.queries) >= 7, what="seven questions")
+    assert [query["index"] for query in agent.queries[:7]] == ["0", "7", "9", "0", "0", "3", "4"]
+    assert ["consistent" in query for query in agent.queries[:5]] == [False, False, False, True, False]
+
+
+STILL_READING_ITS_LOG = {
+    "nothing": Reply([], index=1, headers={"X-Consul-LastContact": "0", "X-Consul-KnownLeader": "true"}),
+    "a part": Reply([entry(1)], index=9, headers={"X-Consul-LastContact": "0", "X-Consul-KnownLeader": "true"}),
+}
+
+
+@pytest.mark.parametrize("early", STILL_READING_ITS_LOG.values(), ids=STILL_READING_ITS_LOG)
+@pytest.mark.parametrize("options", ["", "?consistency=default", "?consistency=cached"])
+def test_a_server_that_reads_its_log_is_not_believed(service: str, early: Reply, options: str) -> None:
+    """A restarted leader answers before it has its state again; only a consistent query waits for that."""
+    down, restarted = Reply(status=500), threading.Event()
+
+    def script(query: dict[str, str]) -> Reply:
+        if "consistent" in query:
+            restarted.set()
+            return Reply([entry(1), entry(2, id="two"), entry(3, id="three")], index=11)
+        if restarted.is_set():
+            return Reply([entry(1), entry(2, id="two"), entry(4, id="four")], index=12)
+        return answers.pop(0) if len(answers) > 1 else answers[0]
+
+    answers = [Reply([entry(1), entry(2, id="two")], index=10), down, early]
+    with ScriptedAgent(script) as agent, watching(open_discovery(f"{agent.url}{options}"), service) as seen:
+        seen.expect(1, 2, 4)
+        assert [len(update) for update in seen.updates] == [2, 3, 3]
+
+
+def test_what_the_leader_confirms_is_the_truth(service: str) -> None:
+    """Servers that lost their data, or got an old copy of it, go back for good."""
+
+    def script(query: dict[str, str]) -> Reply:
+        return answers.pop(0) if len(answers) > 1 else answers[0]
+
+    answers = [Reply([entry(1), entry(2, id="two")], index=10), Reply(index=3), Reply(index=3), Reply(index=4)]
+    with ScriptedAgent(script) as agent, watching(open_discovery(agent.url), service) as seen:
+        seen.expect()
+        wait_until(lambda: len(agent.queries) >= 6, what="it goes on")
+        assert ["consistent" in query for query in agent.queries[:6]] == [False, False, True, False, False, False]
+        assert not seen.errors
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_doubts_that_nobody_settles_are_errors(service: str, known: bool) -> None:
+    """Without a leader, a list that is known stays; if none is, an empty one is no better than none."""
+
+    def script(query: dict[str, str]) -> Reply:
+        if "consistent" in query:
+            return Reply(status=500, body=b"No cluster leader")
+        return answers.pop(0) if len(answers) > 1 else answers[0]
+
+    answers = [*([Reply([entry(1)], index=10)] if known else []), Reply(index=1)]
+    with ScriptedAgent(script) as agent, watching(open_discovery(agent.url), service) as seen:
+        problem = "went back from index 10 to 1" if known else "the first answer has no instances"
+        seen.expect_error(problem, "500: No cluster leader")
+        assert seen.ports == ({1} if known else None)
 
 
 def behind(seconds: float) -> dict[str, str]:
