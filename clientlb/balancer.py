@@ -19,7 +19,7 @@ import threading
 import time
 from bisect import insort
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from math import inf, log2
@@ -34,7 +34,7 @@ from clientlb.guard import Guard, Held, Key, Verdict
 from clientlb.health.breaker import State
 from clientlb.histogram import PER_OCTAVE
 from clientlb.node import Node
-from clientlb.options import Options
+from clientlb.options import CallKey, Options, Where
 from clientlb.outcome import Cause, Outcome
 from clientlb.pick import Pick
 from clientlb.policy import LearningPolicy, Request, chooser, make_policy
@@ -372,9 +372,7 @@ class Balancer:
 
     # ------------------------------------------------------------------ the side of calls
 
-    def pick(
-        self, *, wait: float | None = None, key: str | bytes | None = None, where: Mapping[str, str] | None = None
-    ) -> Pick:
+    def pick(self, *, wait: float | None = None, key: CallKey | None = None, where: Where | None = None) -> Pick:
         """Pick an endpoint, by hand. Use the result as a context manager, or call its `release`.
 
         Args:

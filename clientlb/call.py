@@ -13,8 +13,9 @@ generator while an attempt runs (cancellation, KeyboardInterrupt) ends its pick 
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple, TypeAlias
 
 from clientlb import events
@@ -22,9 +23,10 @@ from clientlb.backoff import RetryState
 from clientlb.balancer import Balancer
 from clientlb.endpoint import Endpoint
 from clientlb.node import Node
-from clientlb.options import RetryOptions
+from clientlb.options import CallKey, RetryOptions, Where
 from clientlb.outcome import Outcome, Verdict
 from clientlb.pick import Pick
+from clientlb.policy import Request
 from clientlb.retry.policy import Refusal, decide
 
 
@@ -107,6 +109,40 @@ class Trace:
         return f"<Trace {self}>"
 
 
+def asked(key: CallKey | None, where: Where | None) -> Request | None:
+    """What a call says about itself; None when that is nothing, which costs nothing.
+
+    Raises:
+        ConfigurationError: One of them is of the wrong kind.
+    """
+    return None if key is None and where is None else Request.of(key, where)
+
+
+Asking: TypeAlias = Callable[..., Request | None]
+
+
+def asking(
+    key: CallKey | Callable[..., CallKey | None] | None, where: Where | Callable[..., Where | None] | None
+) -> Asking | None:
+    """What says for each call what it asks for: a key, a filter, or callables that are given what is known of the call.
+
+    None when no call asks for anything.
+
+    Raises:
+        ConfigurationError: One of them is of the wrong kind.
+    """
+    if not callable(key) and not callable(where):
+        always = asked(key, where)
+        return None if always is None else lambda *args, **kwargs: always
+
+    def ask(*args: object, **kwargs: object) -> Request | None:
+        return asked(
+            key(*args, **kwargs) if callable(key) else key, where(*args, **kwargs) if callable(where) else where
+        )
+
+    return ask
+
+
 def call(
     balancer: Balancer,
     *,
@@ -115,6 +151,7 @@ def call(
     retry: RetryOptions | None = None,
     deadline: float | None = None,
     whole: bool = False,
+    request: Request | None = None,
 ) -> Steps:
     """Make the steps of one call.
 
@@ -125,17 +162,20 @@ def call(
         retry: Replaces the service's retry options.
         deadline: When the caller stops waiting, in seconds of the balancer's clock.
         whole: The verdict is the end of its attempt; no body or stream follows it.
+        request: What the call says about itself, for policies that heed a key or a filter.
 
     Raises:
-        NoEndpointsError: No endpoint became known in time.
+        NoEndpointsError: No endpoint became known in time, or none matches the filter, which has no fallback.
+        ConfigurationError: There is a filter, and the policy heeds none.
     """
     repeatable = idempotent and replayable
-    pick = balancer.try_pick((), repeatable)
+    try_pick = balancer.try_pick if request is None else partial(balancer.try_pick_for, request)
+    pick = try_pick((), repeatable)
     if pick is None:
         asked_at = balancer.clock()
         patience = balancer.options.wait_for_endpoints
         yield Wait(patience if deadline is None else max(0.0, min(patience, deadline - asked_at)))
-        pick = balancer.try_pick((), repeatable)
+        pick = try_pick((), repeatable)
         if pick is None:
             raise balancer.no_endpoints(asked_at)
     attempt = Attempt(pick, 1, Trace(balancer.service))
@@ -187,7 +227,7 @@ def call(
         balancer.count_retry(events.Retried(*facts, delay))
         if delay > 0:
             yield Sleep(delay)
-        again = balancer.try_pick(tried, repeatable)
+        again = try_pick(tried, repeatable)
         if again is None:  # the list became empty meanwhile
             raise balancer.no_endpoints(state.start_time)
         pick = again

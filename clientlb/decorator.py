@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from clientlb.balancer import Balancer
-from clientlb.call import Attempt, Steps, call
+from clientlb.call import Asking, Attempt, Steps, call
 from clientlb.drive import drive, drive_async
 from clientlb.endpoint import Endpoint
 from clientlb.options import CallOptions
@@ -19,16 +19,20 @@ Return = TypeVar("Return")
 
 
 def balanced(
-    find: Callable[[], Balancer], options: CallOptions, classify: Callable[[BaseException], Verdict]
+    find: Callable[[], Balancer],
+    options: CallOptions,
+    classify: Callable[[BaseException], Verdict],
+    ask: Asking | None,
 ) -> Callable[[Callable[Concatenate[Endpoint, Params], Return]], Callable[Params, Return]]:
     """Make the decorator; see `Services.balanced`."""
 
     def judge(result: object, error: Exception | None) -> Verdict:
         return SUCCEEDED if error is None else classify(error)
 
-    def steps_of(balancer: Balancer) -> Steps:
+    def steps_of(balancer: Balancer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Steps:
         retry = options.retry_options(balancer.options.retry)
-        return call(balancer, idempotent=bool(options.idempotent), retry=retry, whole=True)
+        request = None if ask is None else ask(*args, **kwargs)
+        return call(balancer, idempotent=bool(options.idempotent), retry=retry, whole=True, request=request)
 
     def decorate(function: Callable[Concatenate[Endpoint, Params], Return]) -> Callable[Params, Return]:
         if inspect.iscoroutinefunction(function):
@@ -40,7 +44,7 @@ def balanced(
                     return await coroutine_function(attempt.pick.endpoint, *args, **kwargs)
 
                 balancer = find()
-                return await drive_async(steps_of(balancer), balancer, send, judge)
+                return await drive_async(steps_of(balancer, args, kwargs), balancer, send, judge)
 
             return cast("Callable[Params, Return]", run_async)
 
@@ -50,7 +54,7 @@ def balanced(
                 return function(attempt.pick.endpoint, *args, **kwargs)
 
             balancer = find()
-            return drive(steps_of(balancer), balancer, send, judge)
+            return drive(steps_of(balancer, args, kwargs), balancer, send, judge)
 
         return run
 

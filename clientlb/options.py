@@ -11,7 +11,7 @@ import math
 import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tenacity.stop import stop_after_attempt
 
@@ -34,6 +34,11 @@ POLICY_NAMES = (
     "rendezvous",
     "ring_hash",
 )
+
+CallKey: TypeAlias = "str | bytes | int"
+"""Calls with the same key go to the same endpoint; 7 is the same key as "7"."""
+Where: TypeAlias = "Mapping[str, str]"
+"""Metadata that an endpoint should have."""
 
 _IDEMPOTENT_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})  # RFC 9110, 9.2.2
 RETRYABLE_STATUSES = frozenset({429, 502, 503, 504})
@@ -62,6 +67,24 @@ def require_number(
     bounds += [f"at least {at_least:g}"] if at_least > -math.inf else []
     bounds += [f"at most {at_most:g}"] if at_most < math.inf else []
     raise ConfigurationError(f"{name} is {value!r}; give a number {' and '.join(bounds)}")
+
+
+def require_key(key: object) -> None:
+    """Refuse what cannot be the key of a call."""
+    if key is not None and (not isinstance(key, (str, bytes, int)) or isinstance(key, bool)):
+        raise ConfigurationError(f"the key of a call is a {type(key).__name__}; give text, bytes or a whole number")
+
+
+def require_where(where: object) -> None:
+    """Refuse what cannot be the filter of a call."""
+    if where is None:
+        return
+    if not isinstance(where, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, str) for name, value in where.items()
+    ):
+        raise ConfigurationError(
+            f"where is {where!r}; give a mapping of metadata names to values, such as {{'version': '2'}}"
+        )
 
 
 def _frozen(name: str, values: object, fits: Callable[[object], bool], members: str) -> frozenset[Any]:
@@ -244,16 +267,23 @@ class CallOptions:
         idempotent: The call may safely reach two servers. None (default) lets the method decide.
         retry: Replaces the service's retry options for this call; `False` turns retries off and leaves what is a
             failure (`statuses`, `codes`) as the service has it.
+        key: Calls with the same key go to the same endpoint, if the policy is `Rendezvous` or `RingHash`. Text, bytes
+            or a whole number; 7 is the same key as "7".
+        where: Metadata that the endpoint should have, if the policy is wrapped in `Filter`.
     """
 
     idempotent: bool | None = None
     retry: RetryOptions | bool = True
+    key: CallKey | None = None
+    where: Where | None = None
 
     def __post_init__(self) -> None:
         if self.idempotent is not None and not isinstance(self.idempotent, bool):
             raise ConfigurationError(f"idempotent is {self.idempotent!r}; give True, False or None")
         if not isinstance(self.retry, (bool, RetryOptions)):
             raise ConfigurationError(f"retry is {self.retry!r}; give RetryOptions(...) or False")
+        require_key(self.key)
+        require_where(self.where)
 
     def retry_options(self, service: RetryOptions) -> RetryOptions:
         """The retry options of the call, given those of its service."""

@@ -19,13 +19,14 @@ from typing import Concatenate
 
 from clientlb import events
 from clientlb.balancer import Balancer
+from clientlb.call import asking
 from clientlb.classify import classify_exception
 from clientlb.decorator import Params, Return, balanced
 from clientlb.discovery import Discovery, RemarkingResolver, Resolver, open_discovery
 from clientlb.discovery.snapshot import SnapshotFiles, SnapshotKeeper
 from clientlb.endpoint import Endpoint
 from clientlb.errors import ClosedError, ConfigurationError
-from clientlb.options import CallOptions, Options, RetryOptions
+from clientlb.options import CallKey, CallOptions, Options, RetryOptions, Where
 from clientlb.outcome import Verdict
 from clientlb.stats import ServiceStats
 from clientlb.telemetry.logging import LoggingHook
@@ -150,6 +151,8 @@ class Services:
         *,
         idempotent: bool = False,
         retry: RetryOptions | bool = True,
+        key: CallKey | Callable[..., CallKey | None] | None = None,
+        where: Where | Callable[..., Where | None] | None = None,
         classify: Callable[[BaseException], Verdict] = classify_exception,
     ) -> Callable[[Callable[Concatenate[Endpoint, Params], Return]], Callable[Params, Return]]:
         """Decorate a function or coroutine function that calls a service: its first argument becomes the endpoint.
@@ -159,11 +162,16 @@ class Services:
             idempotent: The function may safely run twice (default False: it is repeated only after failures that
                 surely never reached a server).
             retry: Replaces the service's retry options; `False` turns retries off.
+            key: Calls with the same key go to the same endpoint, if the policy is `Rendezvous` or `RingHash`. A value,
+                or a callable that is given the arguments of each call, without the endpoint, and returns one:
+                `key=lambda order_id: order_id`. Text, bytes or a whole number; None is no key.
+            where: Metadata that the endpoint should have, if the policy is wrapped in `Filter`; a mapping, or a
+                callable as for `key`.
             classify: Says what an exception means for the endpoint (default: network trouble counts against it, every
                 other exception is the caller's own).
         """
         options = CallOptions(idempotent=idempotent, retry=retry)
-        return balanced(lambda: self[service], options, classify)
+        return balanced(lambda: self[service], options, classify, asking(key, where))
 
     def stats(self) -> dict[str, ServiceStats]:
         """Figures of every service that was used, by name."""

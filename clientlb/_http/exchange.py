@@ -17,7 +17,7 @@ from clientlb._http.links import Link, Links
 from clientlb._http.message import AnyRequest, is_idempotent, is_replayable
 from clientlb._http.verdict import of_status
 from clientlb.balancer import Balancer
-from clientlb.call import Attempt, Steps, call
+from clientlb.call import Attempt, Steps, asked, call
 from clientlb.options import CallOptions
 from clientlb.outcome import SUCCEEDED, Outcome, Verdict
 
@@ -60,7 +60,11 @@ class _Exchange(ABC, Generic[AnyRequest]):
         replayable = is_replayable(request.stream, flavour.byte_stream)
         self._body: OneShotBody | AsyncOneShotBody | None = None if replayable else self._one_shot()
         self.steps: Steps = call(
-            balancer, idempotent=is_idempotent(request, options, retry), replayable=replayable, retry=retry
+            balancer,
+            idempotent=is_idempotent(request, options, retry),
+            replayable=replayable,
+            retry=retry,
+            request=None if options is None else asked(options.key, options.where),
         )
 
     @abstractmethod

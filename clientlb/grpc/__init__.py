@@ -13,8 +13,10 @@ from typing import Any
 
 import grpc
 
+from clientlb.grpc._base import KeyOf, WhereOf
 from clientlb.grpc._channel import Channel
 from clientlb.grpc._errors import ChannelClosedError, NoEndpointsRpcError
+from clientlb.options import CallKey, Where
 from clientlb.services import Services
 
 __all__ = ["Channel", "ChannelClosedError", "NoEndpointsRpcError", "channel"]
@@ -29,6 +31,8 @@ def channel(
     compression: grpc.Compression | None = None,
     interceptors: Sequence[Any] = (),
     idempotent: bool | Collection[str] = False,
+    key: CallKey | KeyOf | None = None,
+    where: Where | WhereOf | None = None,
 ) -> grpc.Channel:
     """Make a channel to a service.
 
@@ -44,6 +48,12 @@ def channel(
         idempotent: The methods that may safely reach two servers: True for all, or their full names, such as
             `"shop.Orders/Get"`. Others (default: all) are repeated only if the server surely never saw them. gRPC has
             no way to tell, so you have to.
+        key: Calls with the same key go to the same endpoint, if the policy is `Rendezvous` or `RingHash`. A callable
+            that is given the full name of the method, the request (None for a stream of requests) and the metadata of
+            each call: `key=lambda method, request, metadata: request.user_id`; or a value. Text, bytes or a whole
+            number; None (default) is no key.
+        where: Metadata that the endpoint should have, if the policy is wrapped in `Filter`; a mapping, or a callable as
+            for `key`.
 
     A call fails with the error of its last attempt, a `grpc.RpcError`. When no endpoint becomes known in time, that is
     a `NoEndpointsRpcError` with the code UNAVAILABLE. `timeout` is the deadline of the whole call, all attempts
@@ -51,9 +61,16 @@ def channel(
 
     Raises:
         ClosedError: The `Services` are closed.
-        ConfigurationError: `service` or `idempotent` cannot be right.
+        ConfigurationError: `service`, `idempotent`, `key` or `where` cannot be right.
     """
     made = Channel(
-        service, services, credentials=credentials, options=options, compression=compression, idempotent=idempotent
+        service,
+        services,
+        credentials=credentials,
+        options=options,
+        compression=compression,
+        idempotent=idempotent,
+        key=key,
+        where=where,
     )
     return grpc.intercept_channel(made, *interceptors) if interceptors else made

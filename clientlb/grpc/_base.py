@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Callable, Collection
+from typing import Any, TypeAlias
 
 import grpc
 
 from clientlb import events
 from clientlb.balancer import Balancer
+from clientlb.call import Asking, asking
 from clientlb.endpoint import Endpoint
 from clientlb.errors import ClosedError
 from clientlb.grpc._target import ChannelOptions, credentials_of, options_of, target_of
 from clientlb.grpc._verdict import Idempotence
+from clientlb.options import CallKey, Where
 from clientlb.services import Services
+
+KeyOf: TypeAlias = Callable[[str, Any, Any], CallKey | None]
+"""Gives the key of a call by its method, its request (None for a stream of requests) and its metadata."""
+WhereOf: TypeAlias = Callable[[str, Any, Any], Where | None]
+"""Gives what a call asks of its endpoint, by the same."""
 
 
 class ServiceChannel:
@@ -28,6 +35,8 @@ class ServiceChannel:
         options: The user's channel arguments.
         compression: The user's.
         idempotent: The methods that may be repeated.
+        key: Of calls.
+        where: What calls ask of their endpoint.
     """
 
     def __init__(
@@ -38,9 +47,12 @@ class ServiceChannel:
         options: ChannelOptions | None,
         compression: grpc.Compression | None,
         idempotent: bool | Collection[str],
+        key: CallKey | KeyOf | None,
+        where: Where | WhereOf | None,
     ) -> None:
         self.service = service
         self.idempotence: Idempotence = Idempotence(idempotent)
+        self.ask: Asking | None = asking(key, where)
         self._services = services
         self._balancer = services[service]
         self._credentials = credentials

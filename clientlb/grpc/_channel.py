@@ -14,13 +14,14 @@ import grpc
 
 from clientlb.endpoint import Endpoint
 from clientlb.errors import ClosedError
-from clientlb.grpc._base import ServiceChannel
+from clientlb.grpc._base import KeyOf, ServiceChannel, WhereOf
 from clientlb.grpc._connectivity import Callback, Watch
 from clientlb.grpc._errors import ChannelClosedError
 from clientlb.grpc._later import Later
 from clientlb.grpc._links import Links
 from clientlb.grpc._methods import StreamStream, StreamUnary, UnaryStream, UnaryUnary
 from clientlb.grpc._target import ChannelOptions
+from clientlb.options import CallKey, Where
 from clientlb.services import Services
 
 
@@ -36,8 +37,10 @@ class Channel(ServiceChannel, grpc.Channel):
         options: ChannelOptions | None = None,
         compression: grpc.Compression | None = None,
         idempotent: bool | Collection[str] = False,
+        key: CallKey | KeyOf | None = None,
+        where: Where | WhereOf | None = None,
     ) -> None:
-        super().__init__(service, services, credentials, options, compression, idempotent)
+        super().__init__(service, services, credentials, options, compression, idempotent, key, where)
 
     def begin(self) -> None:
         """Make everything that does not survive a fork."""

@@ -16,6 +16,7 @@ from clientlb.grpc._future import BalancedFuture, BalancedStream
 from clientlb.grpc._links import Link
 from clientlb.grpc._requests import Requests
 from clientlb.node import Node
+from clientlb.policy import Request as AskedFor
 
 if TYPE_CHECKING:
     from clientlb.grpc._channel import Channel
@@ -61,12 +62,23 @@ class Method:
         link.add(self._reference, made)
         return made
 
+    def _asked(self, request: Any, timeout: float | None, metadata: Any, *arguments: Any) -> AskedFor | None:
+        """What a call says about itself."""
+        assert self.channel.ask is not None
+        return self.channel.ask(self._name, None if isinstance(request, Requests) else request, metadata)
+
     def _block(self, form: str | None, request: Any, *arguments: Any) -> Any:
         """Make a call on the thread of the caller."""
         channel = self.channel
         balancer = channel.balancer()
         exchange = Exchange(self, form, balancer, request, *arguments)
-        steps = call(balancer, idempotent=self._idempotent, deadline=exchange.deadline, whole=True)
+        steps = call(
+            balancer,
+            idempotent=self._idempotent,
+            deadline=exchange.deadline,
+            whole=True,
+            request=None if channel.ask is None else self._asked(request, *arguments),
+        )
         try:
             return drive(steps, balancer, exchange.start, exchange.classify)
         except NoEndpointsError as error:
@@ -77,9 +89,16 @@ class Method:
 
     def _start(self, kind: Callable[..., Any], form: str | None, request: Any, *arguments: Any) -> Any:
         """Start a call that goes on by itself."""
-        balancer = self.channel.balancer()
+        channel = self.channel
+        balancer = channel.balancer()
         exchange = Exchange(self, form, balancer, request, *arguments)
-        steps = call(balancer, idempotent=self._idempotent, deadline=exchange.deadline, whole=True)
+        steps = call(
+            balancer,
+            idempotent=self._idempotent,
+            deadline=exchange.deadline,
+            whole=True,
+            request=None if channel.ask is None else self._asked(request, *arguments),
+        )
         return kind(exchange, steps)
 
 

@@ -8,13 +8,14 @@ these and hand on what the policy in them can do.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from clientlb.endpoint import Endpoint
 from clientlb.errors import ConfigurationError
 from clientlb.node import Node
+from clientlb.options import CallKey, Where, require_key, require_where
 
 
 class Policy(Protocol):
@@ -73,23 +74,16 @@ class Request:
     where: frozenset[tuple[str, str]] = frozenset()
 
     @classmethod
-    def of(cls, key: str | bytes | None = None, where: Mapping[str, str] | None = None) -> Request:
+    def of(cls, key: CallKey | None = None, where: Where | None = None) -> Request:
         """Make one from a key and a mapping.
 
         Raises:
-            ConfigurationError: The key is neither text nor bytes, or `where` is no mapping of text to text.
+            ConfigurationError: The key is neither text, bytes nor a whole number, or `where` is no mapping of text to
+                text.
         """
-        if key is not None and not isinstance(key, (str, bytes)):
-            raise ConfigurationError(f"the key of a call is a {type(key).__name__}; give text or bytes")
-        if where is None:
-            return cls(key)
-        if not isinstance(where, Mapping) or not all(
-            isinstance(name, str) and isinstance(value, str) for name, value in where.items()
-        ):
-            raise ConfigurationError(
-                f"where is {where!r}; give a mapping of metadata names to values, such as {{'version': '2'}}"
-            )
-        return cls(key, frozenset(where.items()))
+        require_key(key)
+        require_where(where)
+        return cls(str(key) if isinstance(key, int) else key, frozenset((where or {}).items()))
 
     def matches(self, endpoint: Endpoint) -> bool:
         """Whether an endpoint has all that `where` asks for; `zone`, `version` and `id` are its own fields."""

@@ -14,8 +14,10 @@ from typing import Any
 
 import grpc.aio
 
+from clientlb.grpc._base import KeyOf, WhereOf
 from clientlb.grpc._errors import AioChannelClosedError, AioNoEndpointsRpcError
 from clientlb.grpc.aio._channel import Channel
+from clientlb.options import CallKey, Where
 from clientlb.services import Services
 
 __all__ = ["AioChannelClosedError", "AioNoEndpointsRpcError", "Channel", "channel"]
@@ -30,6 +32,8 @@ def channel(
     compression: grpc.Compression | None = None,
     interceptors: Sequence[grpc.aio.ClientInterceptor] = (),
     idempotent: bool | Collection[str] = False,
+    key: CallKey | KeyOf | None = None,
+    where: Where | WhereOf | None = None,
 ) -> Channel:
     """Make a channel to a service.
 
@@ -46,6 +50,12 @@ def channel(
         idempotent: The methods that may safely reach two servers: True for all, or their full names, such as
             `"shop.Orders/Get"`. Others (default: all) are repeated only if the server surely never saw them. gRPC has
             no way to tell, so you have to.
+        key: Calls with the same key go to the same endpoint, if the policy is `Rendezvous` or `RingHash`. A callable
+            that is given the full name of the method, the request (None for a stream of requests) and the metadata of
+            each call: `key=lambda method, request, metadata: request.user_id`; or a value. Text, bytes or a whole
+            number; None (default) is no key.
+        where: Metadata that the endpoint should have, if the policy is wrapped in `Filter`; a mapping, or a callable as
+            for `key`.
 
     A call fails with the error of its last attempt, a `grpc.aio.AioRpcError`. When no endpoint becomes known in time,
     that is an `AioNoEndpointsRpcError` with the code UNAVAILABLE. `timeout` is the deadline of the whole call, all
@@ -53,7 +63,7 @@ def channel(
 
     Raises:
         ClosedError: The `Services` are closed.
-        ConfigurationError: `service` or `idempotent` cannot be right.
+        ConfigurationError: `service`, `idempotent`, `key` or `where` cannot be right.
     """
     return Channel(
         service,
@@ -63,4 +73,6 @@ def channel(
         compression=compression,
         interceptors=interceptors,
         idempotent=idempotent,
+        key=key,
+        where=where,
     )

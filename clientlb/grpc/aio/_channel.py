@@ -19,12 +19,13 @@ import grpc.aio
 from clientlb.balancer import Balancer
 from clientlb.endpoint import Endpoint
 from clientlb.errors import ClosedError
-from clientlb.grpc._base import ServiceChannel
+from clientlb.grpc._base import KeyOf, ServiceChannel, WhereOf
 from clientlb.grpc._connectivity import State, aggregate
 from clientlb.grpc._errors import AioChannelClosedError
 from clientlb.grpc._links import Links
 from clientlb.grpc._target import ChannelOptions
 from clientlb.grpc.aio._methods import StreamStream, StreamUnary, UnaryStream, UnaryUnary
+from clientlb.options import CallKey, Where
 from clientlb.services import Services
 
 
@@ -94,9 +95,11 @@ class Channel(ServiceChannel, grpc.aio.Channel):
         compression: grpc.Compression | None = None,
         interceptors: Sequence[grpc.aio.ClientInterceptor] = (),
         idempotent: bool | Collection[str] = False,
+        key: CallKey | KeyOf | None = None,
+        where: Where | WhereOf | None = None,
     ) -> None:
         self._interceptors = list(interceptors)
-        super().__init__(service, services, credentials, options, compression, idempotent)
+        super().__init__(service, services, credentials, options, compression, idempotent, key, where)
 
     def begin(self) -> None:
         """Make everything that does not survive a fork."""

@@ -86,10 +86,17 @@ class Method:
             wait_for_ready,
             compression,
         )
-        return self.kind(
-            exchange,
-            call(balancer, idempotent=self._idempotent, replayable=replayable, deadline=exchange.deadline, whole=True),
+        ask = self._channel.ask
+        message = None if isinstance(request, AsyncRequests) else request
+        steps = call(
+            balancer,
+            idempotent=self._idempotent,
+            replayable=replayable,
+            deadline=exchange.deadline,
+            whole=True,
+            request=None if ask is None else ask(self._name, message, metadata),
         )
+        return self.kind(exchange, steps)
 
 
 class _UnaryRequest(Method):
