@@ -87,22 +87,22 @@ def side(
 def main() -> None:
     arguments = common.arguments(__doc__)
     rounds, count = (9, 20_000) if arguments.quick else (41, 50_000)
-    policies = ("peak_ewma", "p2c", "least_request", "weighted_round_robin", "round_robin", "random")
+    policies = ("least_time", "p2c", "least_request", "weighted_round_robin", "round_robin", "random")
     balancers = {(policy, size): called_balancer(policy, size) for policy in policies for size in SIZES}
 
     sides: dict[str, Callable[[], float]] = {"choice": side(choose, list(range(10)), count)}
     for (policy, size), balancer in balancers.items():
         sides[f"{policy}.{size}"] = side(pick_and_release, balancer, count)
-    sides["observed"] = side(pick_observe_and_release, balancers["peak_ewma", 10], count)
+    sides["observed"] = side(pick_observe_and_release, balancers["least_time", 10], count)
     for size in SIZES:
-        sides[f"threads.{size}"] = side(in_threads, balancers["peak_ewma", size], count, time.perf_counter_ns)
+        sides[f"threads.{size}"] = side(in_threads, balancers["least_time", size], count, time.perf_counter_ns)
     measured = common.alternate(sides, rounds)
 
     report = common.Report("pick")
     choice = measured["choice"]
     report.add("choice_ns", statistics.median(choice), anchor=PROTOTYPE["choice_ns"])
     for policy in policies:
-        prefix = "" if policy == "peak_ewma" else f"{policy}."
+        prefix = "" if policy == "least_time" else f"{policy}."
         counts = prefix == ""  # only the default policy has targets
         for size in SIZES:
             report.add(f"{prefix}ns_{size}", statistics.median(measured[f"{policy}.{size}"]))

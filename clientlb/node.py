@@ -32,7 +32,14 @@ class LoadReport:
     at: float = 0.0
 
 
-class Node:
+class _Drawn:
+    """What a policy reads of each node that it draws. Python lays out the slots of a class by name, and those of its
+    base first; so these two lie next to each other at the head of the object."""
+
+    __slots__ = ("in_flight", "score")
+
+
+class Node(_Drawn):
     """Live state of one endpoint. Only the balancer and its policy change it, under the balancer's lock.
 
     Attributes:
@@ -42,8 +49,8 @@ class Node:
         score: What a learning policy knows, in a measure of its own; -inf is nothing.
         mean: Mean latency in seconds, as far as a policy keeps one.
         heard: How many answers there are in that mean, old ones counting less.
-        heard_at: When it last answered or failed, in seconds of the balancer's clock.
-        busy_since: When its calls in flight last began to be more than none.
+        heard_at: When it last answered or failed, or was given a call while it had none, in seconds of the balancer's
+            clock.
         breaker: Whether the endpoint may be tried.
         connected: It has answered before, so that an answer no longer has the making of the connection in it.
         report: What the server last said about its load, if it does.
@@ -53,17 +60,14 @@ class Node:
 
     __slots__ = (
         "breaker",
-        "busy_since",
         "column",
         "connected",
         "endpoint",
         "heard",
         "heard_at",
-        "in_flight",
         "inverse_weight",
         "mean",
         "report",
-        "score",
         "troubled",
     )
 
@@ -74,7 +78,6 @@ class Node:
         self.mean: float = 0.0
         self.heard: float = 0.0
         self.heard_at: float = 0.0
-        self.busy_since: float = 0.0
         self.breaker: Breaker = Breaker()
         self.connected: bool = False
         self.report: LoadReport | None = None

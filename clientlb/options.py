@@ -24,10 +24,9 @@ if TYPE_CHECKING:
     from clientlb.policy import Policy
 
 POLICY_NAMES = (
-    "peak_ewma",
+    "least_time",
     "p2c",
     "least_request",
-    "least_time",
     "weighted_round_robin",
     "round_robin",
     "random",
@@ -35,9 +34,9 @@ POLICY_NAMES = (
     "ring_hash",
 )
 
-CallKey: TypeAlias = "str | bytes | int"
+CallKey: TypeAlias = str | bytes | int
 """Calls with the same key go to the same endpoint; 7 is the same key as "7"."""
-Where: TypeAlias = "Mapping[str, str]"
+Where: TypeAlias = Mapping[str, str]
 """Metadata that an endpoint should have."""
 
 _IDEMPOTENT_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})  # RFC 9110, 9.2.2
@@ -232,9 +231,9 @@ class Options:
     """The options of one service.
 
     Args:
-        policy: Who is next: `"peak_ewma"` (default), `"p2c"`, `"least_request"`, `"least_time"`,
-            `"weighted_round_robin"`, `"round_robin"`, `"random"`, `"rendezvous"`, `"ring_hash"`, or a callable without
-            arguments that makes a `Policy`, such as `functools.partial(PeakEwma, decay=5.0)`.
+        policy: Who is next: `"least_time"` (default), `"p2c"`, `"least_request"`, `"weighted_round_robin"`,
+            `"round_robin"`, `"random"`, `"rendezvous"`, `"ring_hash"`, or a callable without arguments that makes a
+            `Policy`, such as `functools.partial(LeastTime, decay=5.0)`.
         health: When an endpoint is ejected.
         retry: When a call is tried again.
         wait_for_endpoints: Seconds that a call waits for the first list of endpoints (default 5); then it ends in a
@@ -242,7 +241,7 @@ class Options:
         guard: When a server that the registry no longer names is believed to be gone.
     """
 
-    policy: str | Callable[[], Policy] = "peak_ewma"
+    policy: str | Callable[[], Policy] = "least_time"
     health: HealthOptions = HealthOptions()
     retry: RetryOptions = field(default_factory=RetryOptions)
     wait_for_endpoints: float = 5.0

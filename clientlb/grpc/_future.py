@@ -62,6 +62,8 @@ class BalancedFuture(grpc.Call, grpc.Future):  # type: ignore[type-arg]
         self._callbacks: list[Callable[[], None]] = []
         try:
             self._follow(next(steps))
+        except NoEndpointsError as error:  # there are some, but none that the call asks for
+            self._give_up(error)
         except BaseException:
             steps.close()
             raise

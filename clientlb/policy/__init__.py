@@ -23,7 +23,7 @@ from clientlb.policy.least_request import LeastRequest
 from clientlb.policy.least_time import LeastTime
 from clientlb.policy.locality import Locality
 from clientlb.policy.named import POLICIES, make_policy
-from clientlb.policy.p2c import P2C, PeakEwma
+from clientlb.policy.p2c import P2C
 from clientlb.policy.prequal import Prequal, Probe
 from clientlb.policy.simple import Random, RoundRobin
 from clientlb.policy.subset import Aperture, Subset
@@ -40,7 +40,6 @@ __all__ = [
     "LeastRequest",
     "LeastTime",
     "Locality",
-    "PeakEwma",
     "Policy",
     "Prequal",
     "Probe",

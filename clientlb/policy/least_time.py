@@ -1,19 +1,22 @@
-"""Least time: of four random nodes the one with the least latency squared times calls in flight.
+"""Least time: of four random nodes the one with the least latency squared times calls in flight. The default policy.
 
 A node's mean latency, times one more than its calls in flight, is how long a new call would take if the node did one
 call after the other. Squaring the latency sends less to slow nodes than that, for at a slow node other clients have
 calls, too, which this one cannot see. brpc's locality-aware balancer squares it; the comparison is otherwise that
-of nginx's `least_time`. Four nodes are drawn rather than two: of two, both are slow in a quarter of the draws when half
-of the fleet is. docs/policies.md has the figures.
+of nginx's `least_time` and of Finagle's `PeakEwma`. docs/policies.md has the figures.
 
-Whatever is slow to compute is done when an answer comes, so that a pick only multiplies and compares.
+Whatever is slow to compute is done when an answer comes, so that a pick only multiplies and compares. Among thousands
+of nodes each one that is looked at costs a wait for the memory; there two are drawn.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import cycle
 from math import inf, sqrt
+
+from cachetools import LRUCache
 
 from clientlb.errors import ConfigurationError
 from clientlb.node import Node
@@ -22,47 +25,63 @@ _UNKNOWN = -inf
 """The score of a node that has not answered yet."""
 _DRAWN = 4
 """Nodes that a pick compares."""
+_MANY = 1000
+"""Nodes from which on a pick compares two: one client cannot know so many well anyway."""
+_DRAWS = 64
+"""Draws after which their pattern repeats."""
+_KEPT = 16
+"""Numbers of nodes whose draws are kept."""
+_LOOK_EVERY = 32
+"""One in so many picks looks whether a node has to be tried again. It bounds what the slowest nodes can cost a client
+that calls so rarely that nothing is ever fresh."""
 _SHORTEST = 1e-6
 """Seconds. A latency has to be more than nothing, or calls in flight would not count."""
 _FIRST_FAILURE = 1.0
 """Seconds. The latency that the failure of a node multiplies when neither it nor a peer has answered yet."""
 _LONGEST_FAILURE = 30.0
 """Seconds. Failures in a row multiply a latency up to here."""
-_TRIED_AGAIN = 1 / 32
-"""Share of the picks that look whether a node has to be tried again. It bounds what the slowest nodes can cost a
-client that calls so rarely that nothing is ever fresh."""
+_PAUSE = 1.0
+"""Seconds without a call at a node, after which the mean is told that time has passed."""
+
+_Draw = tuple[int, int, int]
+"""How far the second, the third and the fourth node are from the first one. A draw whose second is 0 looks."""
 
 
 class LeastTime:
-    """The least of four by the square of the mean latency times calls in flight, divided by weight::
+    """The least of four by the square of the latency times calls in flight, divided by weight::
 
-        cost = mean ** 2 * (in_flight + 1) / weight
+        cost = max(mean, silence) ** 2 * (in_flight + 1) / weight
 
-    The mean is that of the last `answers` answers or of the last `decay` seconds, whichever is less.
+    The mean is that of the last `answers` answers or of the last `decay` seconds, whichever is less. The silence is the
+    time for which a node with calls in flight has answered none of them, so that one that hangs is seen before its
+    first timeout.
 
-    A node that nothing was heard of for `retry_after` seconds gets one call to find out whether it is still as slow as
-    it was. What comes of it is averaged with the mean of its peers, not with what was known before. A node that is new,
-    or has just come back, gets one call at a time, and is drawn as often as the others, until it has answered twice:
-    the first answer has the making of the connection in it and is not counted, the second is averaged with the mean
-    of the peers, so that a lucky one does not draw everybody to the node.
+    A node that had no call for `retry_after` seconds gets one, to find out whether it is still as slow as it was. What
+    comes of it is averaged with the mean of its peers, not with what was known before. A node that is new, or has just
+    come back, gets one call at a time, and is drawn as often as the others, until it has answered twice: the first
+    answer has the making of the connection in it and is not counted, the second is averaged with the mean of the peers,
+    so that a lucky one does not draw everybody to the node.
 
     A failure never looks fast: it counts as `failure_factor` times the latency known so far, or as the time it took if
-    that is more. Otherwise a server that answers 503 at once would draw the traffic of all the others.
+    that is more. Otherwise a server that answers 503 at once would draw the traffic of all the others (linkerd2-proxy
+    #4537, ingress-nginx #9882).
+
+    From a thousand nodes on, two are drawn instead of four.
 
     Args:
         answers: How many answers the mean remembers (default 28; of fewer, the mean is mostly luck).
         decay: Time constant of the mean in seconds (default 10, as in Finagle's `PeakEwma`).
-        retry_after: Seconds without an answer, or a failure, after which a node is tried again (default 30).
+        retry_after: Seconds without a call after which a node is tried again (default 10).
         failure_factor: What a failure multiplies the latency by (default 3).
 
     Raises:
         ConfigurationError: A value is out of its range.
     """
 
-    __slots__ = ("answers", "decay", "failure_factor", "retry_after")
+    __slots__ = ("_count", "_draws", "_draws_among", "answers", "decay", "failure_factor", "retry_after")
 
     def __init__(
-        self, answers: float = 28.0, decay: float = 10.0, retry_after: float = 30.0, failure_factor: float = 3.0
+        self, answers: float = 28.0, decay: float = 10.0, retry_after: float = 10.0, failure_factor: float = 3.0
     ) -> None:
         for name, least in (("answers", answers), ("failure_factor", failure_factor)):
             if not least >= 1:
@@ -74,81 +93,89 @@ class LeastTime:
         self.decay: float = decay
         self.retry_after: float = retry_after
         self.failure_factor: float = failure_factor
+        self._draws: Iterator[_Draw] = iter(())
+        self._count = 0
+        self._draws_among: LRUCache[int, Iterator[_Draw]] = LRUCache(_KEPT)
+
+    # ------------------------------------------------------------------ who is next
 
     def choose(self, nodes: Sequence[Node], now: float, rng: random.Random) -> Node:
         """Choose by latency and calls in flight."""
         count = len(nodes)
-        if count <= _DRAWN:
-            return nodes[0] if count == 1 else self._choose_of_few(nodes, now, rng)
-        others = count - 1
-        pairs = count * others
-        number = int(rng.random() * pairs)  # one draw for two nodes: a random call costs more than a division
-        first = number // others
-        second = number % others
-        if second >= first:
-            second += 1
+        if count != self._count:
+            if count == 1:
+                return nodes[0]
+            self._draw_among(count, rng)
+        # one random number for the first node; where the others are from there was drawn before. Python counts
+        # negative indices from the end, so the step never leaves the tuple
+        first = int(rng.random() * count)
+        second, third, fourth = draw = next(self._draws)
         chosen = nodes[first]
-        node = nodes[second]
         least = chosen.score * (chosen.in_flight + 1)
+        node = nodes[first - second]
         cost = node.score * (node.in_flight + 1)
         if cost < least:
             chosen = node
             least = cost
-        place = rng.random() * pairs
-        number = int(place)
-        first = number // others
-        second = number % others
-        if second >= first:
-            second += 1
-        node = nodes[first]
-        cost = node.score * (node.in_flight + 1)
-        if cost < least:
-            chosen = node
-            least = cost
-        node = nodes[second]
-        cost = node.score * (node.in_flight + 1)
-        if cost < least:
-            chosen = node
-            least = cost
-        if least == _UNKNOWN:
-            peers = [node for node in rng.sample(nodes, _DRAWN - 1) if node is not chosen]
-            return self._choose_of_few([chosen, *peers], now, rng)
-        # what is behind the point says nothing about the nodes drawn, so it serves as another draw
-        if place - number < _TRIED_AGAIN and self._is_forgotten(node, now):
-            self._try_again(node, (chosen,), now)
-            return node
+        if third:
+            node = nodes[first - third]
+            cost = node.score * (node.in_flight + 1)
+            if cost < least:
+                chosen = node
+                least = cost
+            node = nodes[first - fourth]
+            cost = node.score * (node.in_flight + 1)
+            if cost < least:
+                chosen = node
+                least = cost
+        if least == _UNKNOWN or not second:
+            return self._choose_with_care(_drawn(nodes, first, draw), now, look=not second)
+        if not chosen.in_flight:
+            if now - chosen.heard_at > _PAUSE:
+                self._fade(chosen, now)
+            chosen.heard_at = now
+        elif now - chosen.heard_at > chosen.mean:  # silent; that can only make a cost higher, so else it is the least
+            return self._choose_with_care(_drawn(nodes, first, draw), now, look=False)
         return chosen
 
-    def _choose_of_few(self, nodes: Sequence[Node], now: float, rng: random.Random) -> Node:
-        """Choose one of all of these nodes, of some of which nothing may be known."""
-        start = int(rng.random() * len(nodes))
-        drawn = [*nodes[start:], *nodes[:start]]  # ties go to the first
+    def _draw_among(self, count: int, rng: random.Random) -> None:
+        """Draw among so many nodes from now on. Retries and wrappers take turns between a few numbers of nodes."""
+        draws = self._draws_among.get(count)
+        if draws is None:
+            draws = self._draws_among[count] = cycle(_draws(count, rng))
+        self._draws = draws
+        self._count = count
+
+    def _choose_with_care(self, drawn: Sequence[Node], now: float, *, look: bool) -> Node:
+        """Choose one of `drawn`, of some of which nothing may be known, and others may be silent.
+
+        The first one is random. If it is unknown, it is taken; if it has been forgotten, only in picks that `look`.
+        """
+        first = drawn[0]
         known = [node for node in drawn if node.score != _UNKNOWN]
         if not known:
             return min(drawn, key=lambda node: node.in_flight * node.inverse_weight)
-        best = min(known, key=lambda node: node.score * (node.in_flight + 1))
-        if len(known) < len(drawn):
-            node = drawn[0]
-            if node.score == _UNKNOWN and not node.in_flight:
-                self._begin(node, known)
-                return node
-        if rng.random() < _TRIED_AGAIN and self._is_forgotten(drawn[0], now):
-            self._try_again(drawn[0], known, now)
-            return drawn[0]
-        return best
+        if not first.in_flight and (first.score == _UNKNOWN or (look and now - first.heard_at > self.retry_after)):
+            # its mean begins with that of its peers, which counts as one answer; until its own comes, it costs the same
+            peers = [node for node in known if node is not first] or known
+            first.mean = sum(peer.mean for peer in peers) / len(peers)
+            first.heard = 1.0
+            first.heard_at = now
+            return first
+        chosen = min(known, key=lambda node: self._cost(node, now))
+        if not chosen.in_flight:
+            self._fade(chosen, now)
+            chosen.heard_at = now
+        return chosen
 
-    def _begin(self, node: Node, peers: Sequence[Node]) -> None:
-        """Let a node's mean begin with that of its peers, which counts as one answer."""
-        node.mean = sum(peer.mean for peer in peers) / len(peers)
-        node.heard = 1.0
+    def _cost(self, node: Node, now: float) -> float:
+        """The cost of a call at a node."""
+        silence = now - node.heard_at
+        if node.in_flight and silence > node.mean:
+            return max(node.score, silence * silence * node.inverse_weight) * (node.in_flight + 1)
+        return node.score * (node.in_flight + 1)
 
-    def _is_forgotten(self, node: Node, now: float) -> bool:
-        return now - node.heard_at > self.retry_after and not node.in_flight and node.score != _UNKNOWN
-
-    def _try_again(self, node: Node, peers: Sequence[Node], now: float) -> None:
-        """Prepare for an answer of a node that nothing was heard of. Until it comes, the node costs what it did."""
-        self._begin(node, [peer for peer in peers if peer is not node] or peers)
-        node.heard_at = now
+    # ------------------------------------------------------------------ how it went
 
     def observe(self, node: Node, seconds: float, success: bool, now: float) -> None:
         """Learn from an attempt that was answered, or failed, after `seconds`."""
@@ -173,6 +200,10 @@ class LeastTime:
         node.heard_at = now
         node.score = mean * mean * node.inverse_weight
 
+    def _fade(self, node: Node, now: float) -> None:
+        """Let the answers of a node count less after a time without any."""
+        node.heard *= self.decay / (self.decay + now - node.heard_at)
+
     def _latency_of_failure(self, node: Node) -> float:
         known = self.latency(node) or node.mean or _FIRST_FAILURE
         return min(self.failure_factor * known, _LONGEST_FAILURE)
@@ -180,3 +211,22 @@ class LeastTime:
     def latency(self, node: Node, now: float = 0.0) -> float | None:
         """The latency in seconds that the policy reckons with; None while the node is unknown."""
         return None if node.score == _UNKNOWN else sqrt(node.score / node.inverse_weight)
+
+
+def _drawn(nodes: Sequence[Node], first: int, draw: _Draw) -> list[Node]:
+    """The nodes of a draw, each of them once."""
+    return [nodes[first - step] for step in dict.fromkeys((0, *draw))]
+
+
+def _draws(count: int, rng: random.Random) -> list[_Draw]:
+    """Some draws among so many nodes, at least two. Of two or of many, the third and the fourth are left out."""
+    few = count == 2 or count >= _MANY
+    drawn: list[_Draw] = []
+    for number in range(_DRAWS):
+        steps = rng.sample(range(1, count), min(count - 1, _DRAWN - 1))
+        steps += steps[-1:] * 2
+        if number % _LOOK_EVERY == 0:
+            drawn.append((0, steps[0], steps[1]))
+        else:
+            drawn.append((steps[0], 0, 0) if few else (steps[0], steps[1], steps[2]))
+    return drawn

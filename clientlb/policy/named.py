@@ -10,11 +10,11 @@ from clientlb.policy.base import Policy
 from clientlb.policy.consistent import Rendezvous, RingHash
 from clientlb.policy.least_request import LeastRequest
 from clientlb.policy.least_time import LeastTime
-from clientlb.policy.p2c import P2C, PeakEwma
+from clientlb.policy.p2c import P2C
 from clientlb.policy.simple import Random, RoundRobin
 from clientlb.policy.weighted import WeightedRoundRobin
 
-_MAKERS = (PeakEwma, P2C, LeastRequest, LeastTime, WeightedRoundRobin, RoundRobin, Random, Rendezvous, RingHash)
+_MAKERS = (LeastTime, P2C, LeastRequest, WeightedRoundRobin, RoundRobin, Random, Rendezvous, RingHash)
 POLICIES: dict[str, Callable[[], Policy]] = dict(zip(POLICY_NAMES, _MAKERS, strict=True))
 
 

@@ -16,7 +16,7 @@ _NO_REQUEST = Request()
 class Wrapper:
     """Narrows the nodes down, and lets the policy within choose.
 
-    A wrapper is given as `functools.partial(Subset, "peak_ewma", size=20)`, and may wrap another wrapper. A single
+    A wrapper is given as `functools.partial(Subset, "least_time", size=20)`, and may wrap another wrapper. A single
     candidate, such as an endpoint that is to be probed, is chosen as it is.
 
     Args:

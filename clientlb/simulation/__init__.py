@@ -3,7 +3,7 @@
     from clientlb import Options
     from clientlb.simulation import SCENARIOS, simulate
 
-    result = simulate(SCENARIOS["harsh"].points["100x100"], seed=1, options=Options(policy="peak_ewma"))
+    result = simulate(SCENARIOS["harsh"].points["100x100"], seed=1, options=Options(policy="least_time"))
     print(result.quantile(0.99), result.lost, result.attempts_per_call)
 
 Nothing of the library is faked but the network: every client is a `Balancer` with the clock of the simulation and a

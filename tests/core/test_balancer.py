@@ -764,7 +764,7 @@ class Anything(RuleBasedStateMachine):
     """Any sequence of picks, outcomes, updates and time."""
 
     @initialize(
-        policy=st.sampled_from(["peak_ewma", "p2c", "round_robin", "random"]),
+        policy=st.sampled_from(["least_time", "p2c", "round_robin", "random"]),
         hold=st.sampled_from([0, 5, 30]),
         empty_hold=st.sampled_from([0, 5, 60]),
     )

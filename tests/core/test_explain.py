@@ -17,7 +17,6 @@ from clientlb.policy import (
     Filter,
     LeastTime,
     Locality,
-    PeakEwma,
     Policy,
     Prequal,
     Subset,
@@ -26,7 +25,7 @@ from clientlb.policy import (
 from clientlb.testing import FakeClock
 
 
-def balancer(policy: Any = "peak_ewma", endpoints: Sequence[Endpoint] = ()) -> tuple[Balancer, FakeClock]:
+def balancer(policy: Any = "least_time", endpoints: Sequence[Endpoint] = ()) -> tuple[Balancer, FakeClock]:
     clock = FakeClock()
     made = Balancer("orders", Options(policy=policy), source="test://", clock=clock, rng=random.Random(1))
     made.update(endpoints or [Endpoint("10.0.0.1", 80), Endpoint("10.0.0.2", 80)])
@@ -45,7 +44,7 @@ def test_each_endpoint_is_described_with_weight_zone_version_load_and_figures() 
         call(asked, clock)
     pick = asked.pick()
     assert asked.explain().splitlines() == [
-        "service 'orders': 1 of 1 endpoints healthy; policy peak_ewma; test://",
+        "service 'orders': 1 of 1 endpoints healthy; policy least_time; test://",
         "  10.0.0.1:80: may be picked (1 in flight; weight 2; reckoned with 4.0 ms; zone a; version 1.2;"
         " 3 calls, 0 failed)",
     ]
@@ -73,7 +72,7 @@ def test_an_explanation_is_json() -> None:
     asked, clock = balancer()
     call(asked, clock)
     told = json.loads(json.dumps(asked.explanation().as_json()))
-    assert (told["service"], told["policy"], told["healthy"], told["remarks"]) == ("orders", "peak_ewma", 2, [])
+    assert (told["service"], told["policy"], told["healthy"], told["remarks"]) == ("orders", "least_time", 2, [])
     assert told["endpoints"][0]["endpoint"] == {
         "host": "10.0.0.1",
         "port": 80,
@@ -84,7 +83,7 @@ def test_an_explanation_is_json() -> None:
     assert {each["calls"] for each in told["endpoints"]} == {0, 1}
 
 
-@pytest.mark.parametrize("policy", [PeakEwma, LeastTime, partial(Subset, PeakEwma, size=5)])
+@pytest.mark.parametrize("policy", [LeastTime, partial(Subset, LeastTime, size=5)])
 def test_the_latency_is_the_one_that_the_policy_reckons_with(policy: Any) -> None:
     asked, clock = balancer(policy, [Endpoint("10.0.0.1", 80)])
     assert asked.explanation().endpoints[0].latency is None

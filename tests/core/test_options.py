@@ -15,13 +15,13 @@ from clientlb import (
     load_options,
 )
 from clientlb.backoff import full_jitter
-from clientlb.policy import POLICIES, PeakEwma, make_policy
+from clientlb.policy import POLICIES, LeastTime, make_policy
 
 
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (lambda: Options(policy="fastest"), "policy 'fastest' does not exist; known: peak_ewma"),
+        (lambda: Options(policy="fastest"), "policy 'fastest' does not exist; known: least_time"),
         (lambda: Options(policy=3), "policy is 3"),
         (lambda: Options(wait_for_endpoints=-1), "wait_for_endpoints is -1; give a number at least 0"),
         (lambda: Options(wait_for_endpoints=float("nan")), "wait_for_endpoints is nan"),
@@ -67,11 +67,15 @@ from clientlb.policy import POLICIES, PeakEwma, make_policy
         (lambda: CallOptions(retry=3), "retry is 3"),
         (
             lambda: CallOptions.of({"idempotant": True}),
-            "call options idempotant do not exist; known: idempotent, retry",
+            "call options idempotant do not exist; known: idempotent, key, retry, where",
         ),
         (lambda: CallOptions.of([1]), "give a mapping"),
-        (lambda: PeakEwma(decay=0), "decay is 0"),
-        (lambda: PeakEwma(failure_factor=0.5), "failure_factor is 0.5"),
+        (lambda: CallOptions(key=1.5), "the key of a call is a float"),
+        (lambda: CallOptions(key=True), "the key of a call is a bool"),
+        (lambda: CallOptions(where={"version": 2}), "where is {'version': 2}"),
+        (lambda: CallOptions(where="version"), "where is 'version'"),
+        (lambda: LeastTime(decay=0), "decay is 0"),
+        (lambda: LeastTime(failure_factor=0.5), "failure_factor is 0.5"),
         (lambda: Services("static://h:1", options={"orders": 3}), r"options\['orders'\] is 3"),
         (lambda: Services("static://h:1", options="fast"), "options is 'fast'"),
     ],

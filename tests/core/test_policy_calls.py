@@ -81,7 +81,7 @@ def test_a_strict_filter_fails_and_leaves_nothing_in_flight():
 
 def test_a_filter_is_refused_by_a_policy_without_one():
     with pytest.raises(ConfigurationError, match="wrap it in Filter"):
-        balancer("peak_ewma", fleet(2)).pick(where={"shard": "1"})
+        balancer("least_time", fleet(2)).pick(where={"shard": "1"})
 
 
 def test_news_of_metadata_and_weights_reach_a_policy_that_remembers():

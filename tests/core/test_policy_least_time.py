@@ -162,16 +162,16 @@ class TestForgottenNode:
         return fleet
 
     def test_is_left_alone_for_a_while(self, count):
-        policy = LeastTime()
+        policy = LeastTime(retry_after=30.0)
         assert chosen(policy, self.slow(policy, count), 5_000, now=29.0)[-1] == 0
 
     def test_is_tried_once(self, count):
-        policy = LeastTime()
+        policy = LeastTime(retry_after=30.0)
         fleet = self.slow(policy, count)
         assert chosen(policy, fleet, 5_000, now=31.0)[fleet[-1]] == 1
 
     def test_is_as_good_as_the_others_when_it_answers_as_they_do(self, count):
-        policy = LeastTime()
+        policy = LeastTime(retry_after=30.0)
         fleet = self.slow(policy, count)
         chosen(policy, fleet, 5_000, now=31.0)
         policy.observe(fleet[-1], 0.010, True, 31.0)
@@ -179,14 +179,14 @@ class TestForgottenNode:
         assert shares(policy, fleet, now=31.0)[-1] == pytest.approx(1 / count, rel=0.15)
 
     def test_is_left_alone_again_when_it_is_still_slow(self, count):
-        policy = LeastTime()
+        policy = LeastTime(retry_after=30.0)
         fleet = self.slow(policy, count)
         chosen(policy, fleet, 5_000, now=31.0)
         policy.observe(fleet[-1], 2.0, True, 33.0)
         assert chosen(policy, fleet, 5_000, now=60.0)[fleet[-1]] == 0
 
     def test_what_it_failed_with_before_still_counts(self, count):
-        policy = LeastTime()
+        policy = LeastTime(retry_after=30.0)
         fleet = self.slow(policy, count)
         chosen(policy, fleet, 5_000, now=31.0)
         policy.observe(fleet[-1], 0.001, False, 31.0)
@@ -204,12 +204,80 @@ def test_who_calls_rarely_does_not_take_the_slow_one_for_forgotten_each_time():
     assert 0 < slow <= 2_000 / 32
 
 
-def test_a_pick_of_known_nodes_changes_nothing():
+def test_a_pick_changes_nothing_that_is_known_of_a_latency():
     policy = LeastTime()
     ten = known(policy, *[0.010] * 10)
-    before = [(node.score, node.mean, node.heard, node.heard_at) for node in ten]
+    before = [(node.score, node.mean) for node in ten]
     chosen(policy, ten, 1_000, now=5.0)
-    assert [(node.score, node.mean, node.heard, node.heard_at) for node in ten] == before
+    assert [(node.score, node.mean) for node in ten] == before
+
+
+class TestSilence:
+    def test_a_node_that_hangs_is_left_alone_before_its_first_timeout(self):
+        policy, rng = LeastTime(), random.Random(1)
+        hanging, working = two = known(policy, 0.010, 0.010)
+        working.in_flight = 3
+        assert policy.choose(two, 1.0, rng) is hanging
+        hanging.in_flight = 1
+        assert shares(policy, two, 1_000, now=1.005) == [1, 0], "it may be about to answer"
+        policy.observe(working, 0.010, True, 1.1)
+        assert shares(policy, two, 1_000, now=1.1) == [0, 1], "no answer for ten times as long"
+
+    def test_an_answer_ends_it(self):
+        policy, rng = LeastTime(), random.Random(1)
+        busy, other = two = known(policy, 0.010, 0.010)
+        other.in_flight = 2
+        assert policy.choose(two, 1.0, rng) is busy
+        busy.in_flight = 1
+        policy.observe(busy, 0.010, True, 1.5)
+        policy.observe(other, 0.010, True, 1.5)
+        assert shares(policy, two, 1_000, now=1.505) == [1, 0]
+
+    def test_an_idle_node_is_not_silent(self):
+        policy, rng = LeastTime(), random.Random(1)
+        two = known(policy, 0.010, 0.012)
+        two[1].in_flight = 1
+        two[1].heard_at = 8.0
+        assert policy.choose(two, 8.005, rng) is two[0]
+        two[0].in_flight = 1
+        assert policy.choose(two, 8.010, rng) is two[0], "it was given a call a moment ago"
+
+    def test_costs_are_weighed(self):
+        policy = LeastTime()
+        two = known(policy, 0.010, 0.010, weights=[9, 1])
+        for node in two:
+            node.in_flight = 1
+        assert shares(policy, two, 1_000, now=1.0) == [1, 0]
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_the_best_of_few_is_always_found(count):
+    policy = LeastTime()
+    few = known(policy, *[0.010 * (number + 1) for number in range(count)])
+    assert shares(policy, few, picks=200)[0] >= 0.99  # of four, one pick in 32 compares three
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 10, 100, 999, 2_000])
+def test_every_node_is_drawn_as_often_as_the_others(count):
+    policy, rng = LeastTime(), random.Random(11)
+    fleet = known(policy, *[0.010] * count)
+    for _ in range(40 * count):
+        policy.choose(fleet, 0.005, rng).in_flight += 1  # and nobody answers
+    assert {node.in_flight for node in fleet} <= set(range(34, 47)), "each takes its share"
+
+
+def test_among_thousands_an_unknown_node_gets_its_share():
+    policy = LeastTime()
+    fleet = (*known(policy, *[0.010] * 2_000), *nodes(1))
+    assert chosen(policy, fleet, 100_000)[fleet[-1]] == pytest.approx(50, abs=20)
+
+
+def test_takes_turns_between_lists():
+    policy, rng = LeastTime(), random.Random(3)
+    fleet = known(policy, *[0.010] * 40)
+    for turn in range(2_000):
+        among = fleet[: 2 + turn % 39]
+        assert policy.choose(among, 0.0, rng) in among
 
 
 @given(

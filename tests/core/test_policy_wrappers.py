@@ -12,8 +12,8 @@ from clientlb.node import Node
 from clientlb.policy import (
     Aperture,
     Filter,
+    LeastTime,
     Locality,
-    PeakEwma,
     Random,
     Rendezvous,
     Request,
@@ -195,14 +195,15 @@ class TestFilter:
             Request.of(where=where)
 
     def test_keys_are_checked(self):
-        with pytest.raises(ConfigurationError, match="int"):
-            Request.of(key=17)
+        assert Request.of(key=17) == Request.of(key="17")
+        with pytest.raises(ConfigurationError, match="float"):
+            Request.of(key=17.0)
 
     def test_a_policy_that_heeds_no_filter_says_so_but_ignores_a_key(self):
         two, rng = nodes(2), random.Random(1)
-        choose_for = chooser(PeakEwma())
+        choose_for = chooser(LeastTime())
         assert choose_for(Request.of(key="user-17"), two, 0.0, rng) in two
-        with pytest.raises(ConfigurationError, match="PeakEwma does not heed; wrap it in Filter"):
+        with pytest.raises(ConfigurationError, match="LeastTime does not heed; wrap it in Filter"):
             choose_for(Request.of(where={"version": "2"}), two, 0.0, rng)
 
 
@@ -243,7 +244,7 @@ class TestAll:
         assert Looked.looks == looks, "the second time"
 
     def test_they_go_into_one_another_and_the_policy_within_learns(self):
-        policy = Filter(partial(Locality, partial(Subset, PeakEwma, 4, "me"), "a"))
+        policy = Filter(partial(Locality, partial(Subset, LeastTime, 4, "me"), "a"))
         forty = nodes(40, zones=["a", "b"], metadata=[{"version": "1"}, {"version": "1"}, {"version": "2"}])
         rng, request = random.Random(1), Request.of(where={"version": "2"})
         used = {policy.choose_for(request, forty, 0.0, rng) for _ in range(300)}
@@ -252,7 +253,7 @@ class TestAll:
         node = next(iter(used))
         node.connected = True
         policy.observe(node, 0.5, True, 0.0)
-        assert PeakEwma().latency(node, 0.0) == pytest.approx(0.5)
+        assert LeastTime().latency(node, 0.0) == pytest.approx(0.5)
 
     def test_a_key_goes_through_to_the_policy_within(self):
         policy = Filter(partial(Subset, Rendezvous, 5, "me"))
@@ -268,5 +269,5 @@ class TestAll:
         assert make().choose((elsewhere,), 0.0, random.Random(1)) is elsewhere
 
     def test_the_policy_within_is_checked(self):
-        with pytest.raises(ConfigurationError, match="'fastest' does not exist; known: peak_ewma"):
+        with pytest.raises(ConfigurationError, match="'fastest' does not exist; known: least_time"):
             Subset("fastest")

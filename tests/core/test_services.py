@@ -3,10 +3,12 @@
 import asyncio
 import os
 import threading
+from functools import partial
 
 import pytest
 
 from clientlb import ClosedError, ConfigurationError, DiscoveryError, Endpoint, GuardOptions, Options, Services, events
+from clientlb.policy import Filter
 from clientlb.testing import ManualDiscovery
 
 
@@ -286,3 +288,62 @@ def test_forked_child_watches_anew(tmp_path):
                 os._exit(status)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         pick.release()
+
+
+class TestKeysOfTheDecorator:
+    @pytest.fixture
+    def many(self):
+        registry = ManualDiscovery({"carts": [f"h:{port}" for port in range(1, 11)]})
+        with Services(registry, options=Options(policy="rendezvous")) as services:
+            yield services
+
+    def test_a_callable_gets_the_arguments_of_the_call(self, many):
+        @many.balanced("carts", key=lambda user, item=None: user)
+        def put(endpoint, user, item=None):
+            return endpoint.port
+
+        homes = {user: {put(user, item=item) for item in "abc"} for user in range(20)}
+        assert all(len(ports) == 1 for ports in homes.values())
+        assert len(set.union(*homes.values())) > 3
+
+    def test_so_it_does_for_coroutines(self, many):
+        @many.balanced("carts", key=lambda user: f"user-{user}")
+        async def get(endpoint, user):
+            return endpoint.port
+
+        assert len({asyncio.run(get(7)) for _ in range(4)}) == 1
+
+    def test_a_value_is_the_key_of_every_call(self, many):
+        @many.balanced("carts", key="one")
+        def get(endpoint):
+            return endpoint.port
+
+        assert len({get() for _ in range(10)}) == 1
+
+    def test_a_repeated_call_goes_to_the_next_of_its_key(self, many):
+        tried = []
+
+        @many.balanced("carts", key=lambda user: user, idempotent=True)
+        def get(endpoint, user):
+            tried.append(endpoint.port)
+            if len(tried) % 3:
+                raise ConnectionRefusedError
+            return endpoint.port
+
+        assert get(7) == get(7)
+        assert tried[:3] == tried[3:]
+        assert len(set(tried)) == 3
+
+    def test_a_filter(self):
+        registry = ManualDiscovery({"carts": [Endpoint("h", port, version=str(port)) for port in (1, 2)]})
+        with Services(registry, options=Options(policy=partial(Filter, "random"))) as services:
+
+            @services.balanced("carts", where=lambda version: {"version": version})
+            def get(endpoint, version):
+                return endpoint.port
+
+            assert {get("2") for _ in range(10)} == {2}
+
+    def test_what_cannot_be_right_is_said_at_once(self, many):
+        with pytest.raises(ConfigurationError, match="where is 3"):
+            many.balanced("carts", where=3)

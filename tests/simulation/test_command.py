@@ -55,8 +55,8 @@ def test_json_and_plot(run, tmp_path):
     assert status == 0
     rows = json.loads(found)
     assert [(row["scenario"], row["point"], row["policy"]) for row in rows] == [
-        ("correlated", "one pause", "peak_ewma"),
-        ("correlated", "crawling", "peak_ewma"),
+        ("correlated", "one pause", "least_time"),
+        ("correlated", "crawling", "least_time"),
     ]
     assert all(row["calls"] > 0 for row in rows)
     assert picture.read_bytes().startswith(b"\x89PNG")
@@ -66,7 +66,9 @@ def test_a_ramp_is_drawn_against_its_points(tmp_path):
     picture = tmp_path / "ramp.svg"
     ramp = SCENARIOS["fig6"]
     runs = {
-        (label, "peak_ewma"): simulate(replace(setting, calls_per_second=10.0, clients=2, servers=4), name="peak_ewma")
+        (label, "least_time"): simulate(
+            replace(setting, calls_per_second=10.0, clients=2, servers=4), name="least_time"
+        )
         for label, setting in ramp.points.items()
     }
     plot.draw(ramp, runs, str(picture))
@@ -79,7 +81,7 @@ def test_a_ramp_is_drawn_against_its_points(tmp_path):
         (["nowhere"], "invalid choice: 'nowhere'"),
         (["stale", "--seeds", "0"], "at least 1"),
         (["stale", "--seeds", "many"], "--seeds"),
-        (["stale", "--policy", "best"], "policy 'best' does not exist; known: peak_ewma"),
+        (["stale", "--policy", "best"], "policy 'best' does not exist; known: least_time"),
         (["stale", "--policy", "nobody:Best"], "policy 'nobody:Best'"),
         (["stale", "--policy", "clientlb:Best"], "policy 'clientlb:Best'"),
         (["stale", "--policy", "clientlb:Endpoint"], "give a module:name that makes a Policy"),

@@ -44,7 +44,7 @@ def test_round_robin_sends_one_eleventh_to_the_slow_server():
     assert result.within(1.0) == pytest.approx(1 - 1 / 11 * 30 / 60, abs=0.003)
 
 
-def test_peak_ewma_reaches_what_buoyant_published():
+def test_the_default_reaches_what_buoyant_published():
     # it pays for what is in flight when the trouble begins, and for a look now and then: less than one in a thousand
     result = simulate(replace(SCENARIOS["buoyant"].points["1x11"], calls_per_second=400.0))
     assert result.within(1.0) > 0.999

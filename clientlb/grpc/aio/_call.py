@@ -57,6 +57,8 @@ class BalancedCall(grpc.aio.Call):
         self._steps = steps
         try:
             self._follow(next(steps))
+        except NoEndpointsError as error:  # there are some, but none that the call asks for
+            self._give_up(error)
         except BaseException:
             steps.close()
             raise
