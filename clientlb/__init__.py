@@ -10,30 +10,33 @@ General layout, from the bottom up; imports point down only (`tests/test_layers.
     services                                 balancers by name, fed by a registry
     httpx httpx2 grpc telemetry cli          edges: import what you need
 
-This module imports none of httpx, grpc, kazoo, consul and prometheus_client.
+This module imports none of httpx, grpc, kazoo, consul and prometheus_client, and the rest of clientlb when it is used.
 """
 
+import importlib as _importlib
 import logging as _logging
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 
-from clientlb import registration
-from clientlb.balancer import Balancer
-from clientlb.call import Trace, Tried
-from clientlb.config import load_options
-from clientlb.endpoint import Endpoint
-from clientlb.errors import (
-    ClientLBError,
-    ClosedError,
-    ConfigurationError,
-    DiscoveryError,
-    InvalidEndpointError,
-    NoEndpointsError,
-    RegistrationError,
-)
-from clientlb.options import BudgetOptions, CallOptions, GuardOptions, HealthOptions, Options, RetryOptions
-from clientlb.outcome import Cause, Outcome, Verdict
-from clientlb.pick import Pick
-from clientlb.services import Services
-from clientlb.stats import EndpointStats, ServiceStats
+if _TYPE_CHECKING:
+    from clientlb import registration
+    from clientlb.balancer import Balancer
+    from clientlb.call import Trace, Tried
+    from clientlb.config import load_options
+    from clientlb.endpoint import Endpoint
+    from clientlb.errors import (
+        ClientLBError,
+        ClosedError,
+        ConfigurationError,
+        DiscoveryError,
+        InvalidEndpointError,
+        NoEndpointsError,
+        RegistrationError,
+    )
+    from clientlb.options import BudgetOptions, CallOptions, GuardOptions, HealthOptions, Options, RetryOptions
+    from clientlb.outcome import Cause, Outcome, Verdict
+    from clientlb.pick import Pick
+    from clientlb.services import Services
+    from clientlb.stats import EndpointStats, ServiceStats
 
 __version__ = "0.1.0"
 
@@ -67,3 +70,41 @@ __all__ = [
     "load_options",
     "registration",
 ]
+
+# A public name brings its module when it is first used, so that importing clientlb costs next to nothing.
+_HOMES = {
+    "balancer": ("Balancer",),
+    "call": ("Trace", "Tried"),
+    "config": ("load_options",),
+    "endpoint": ("Endpoint",),
+    "errors": (
+        "ClientLBError",
+        "ClosedError",
+        "ConfigurationError",
+        "DiscoveryError",
+        "InvalidEndpointError",
+        "NoEndpointsError",
+        "RegistrationError",
+    ),
+    "options": ("BudgetOptions", "CallOptions", "GuardOptions", "HealthOptions", "Options", "RetryOptions"),
+    "outcome": ("Cause", "Outcome", "Verdict"),
+    "pick": ("Pick",),
+    "services": ("Services",),
+    "stats": ("EndpointStats", "ServiceStats"),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+_ROOMS = {*_HOMES, "discovery", "events", "policy", "registration", "telemetry"}
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name, or one of the modules that were always there (PEP 562)."""
+    if name in _HOME:
+        value = globals()[name] = getattr(_importlib.import_module(f"clientlb.{_HOME[name]}"), name)
+        return value
+    if name in _ROOMS:
+        return _importlib.import_module(f"clientlb.{name}")
+    raise AttributeError(f"module 'clientlb' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

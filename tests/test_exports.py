@@ -1,8 +1,11 @@
 """The face: `__all__` is what is really there, and every public thing says what it does."""
 
+import ast
 import importlib
 import inspect
 import pkgutil
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -78,3 +81,28 @@ def test_every_module_says_what_it_is():
 def test_version_is_the_packages():
     project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())
     assert clientlb.__version__ == project["project"]["version"]
+
+
+def test_what_type_checkers_see_is_what_is_loaded_on_first_use():
+    tree = ast.parse(Path(clientlb.__file__).read_text())
+    (for_type_checkers,) = (node for node in tree.body if isinstance(node, ast.If))
+    seen = {
+        alias.name: statement.module
+        for statement in for_type_checkers.body
+        if isinstance(statement, ast.ImportFrom)
+        for alias in statement.names
+    }
+    assert set(seen) == set(clientlb.__all__)
+    for name, home in seen.items():
+        value = getattr(clientlb, name)
+        assert value is getattr(importlib.import_module(home), name)
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="has no attribute 'Service'"):
+        clientlb.Service
+
+
+@pytest.mark.parametrize("expression", ["clientlb.policy.PeakEwma", "clientlb.events.Ejected", "clientlb.Services"])
+def test_a_first_use_needs_no_import_of_its_own(expression):
+    subprocess.run([sys.executable, "-c", f"import clientlb; {expression}"], check=True)
