@@ -1,44 +1,153 @@
-"""Lets coroutines of many event loops wait for something that a thread announces."""
+"""What differs between asyncio and trio, in one place: sleeping, threads, and many event loops at once.
+
+trio is never imported here. Whoever runs it has imported it, and an anyio program runs one of the two.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
+
+
+async def sleep(seconds: float) -> None:
+    """Sleep, in asyncio and in trio."""
+    trio = _trio_of_this_task()
+    await (asyncio.sleep(seconds) if trio is None else trio.sleep(seconds))
+
+
+async def to_thread(function: Callable[[], Result]) -> Result:
+    """Run a function in a thread, so that the event loop goes on meanwhile."""
+    trio = _trio_of_this_task()
+    if trio is None:
+        return await asyncio.to_thread(function)
+    result: Result = await trio.to_thread.run_sync(function)
+    return result
+
+
+def running_loop() -> Hashable:
+    """What tells the event loop of this task from all others: asyncio's loop, or the token of a run of trio.
+
+    Raises:
+        RuntimeError: No event loop runs here.
+    """
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        trio = _trio_of_this_task()  # asked last: it takes a microsecond
+        if trio is None:
+            raise
+        token: Hashable = trio.lowlevel.current_trio_token()
+        return token
+
+
+def is_over(loop: Any) -> bool:
+    """Whether an event loop that `running_loop` named will never run again."""
+    if isinstance(loop, asyncio.AbstractEventLoop):
+        return loop.is_closed()
+    return not _run_soon(loop, _nothing)
+
+
+def run_in(loop: Any, function: Callable[..., Awaitable[object]], *arguments: object) -> None:
+    """Let another event loop run a coroutine function, if it runs at all. Nobody waits for the end."""
+    if not isinstance(loop, asyncio.AbstractEventLoop):
+        _run_soon(loop, sys.modules["trio"].lowlevel.spawn_system_task, function, *arguments)
+    elif loop.is_running():
+        asyncio.run_coroutine_threadsafe(_awaited(function, *arguments), loop)
 
 
 class AsyncWaiters:
     """Coroutines that wait for a condition; `wake` may be called from any thread."""
 
-    __slots__ = ("_futures", "_lock")
+    __slots__ = ("_lock", "_wakers")
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._futures: set[asyncio.Future[None]] = set()
+        self._wakers: set[Callable[[], None]] = set()
 
     async def wait(self, condition: Callable[[], bool], timeout: float) -> None:
         """Wait until `wake` is called, at most `timeout` seconds; return at once if the condition already holds."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        trio = _trio_of_this_task()
+        wait, waker = _one_wait() if trio is None else _one_trio_wait(trio)
         with self._lock:
-            self._futures.add(future)
+            self._wakers.add(waker)
         try:
-            if not condition():  # asked again: it may have come true before the future was added
-                await asyncio.wait([future], timeout=timeout)
+            if not condition():  # asked again: it may have come true before the waker was added
+                await wait(timeout)
         finally:
             with self._lock:
-                self._futures.discard(future)
+                self._wakers.discard(waker)
 
     def wake(self) -> None:
         """Wake everybody who waits."""
         with self._lock:
-            futures, self._futures = self._futures, set()
-        for future in futures:
-            try:
-                future.get_loop().call_soon_threadsafe(_finish, future)
-            except RuntimeError:
-                pass  # its loop was closed meanwhile, so nobody waits any more
+            wakers, self._wakers = self._wakers, set()
+        for waker in wakers:
+            waker()
+
+
+_Wait = tuple[Callable[[float], Awaitable[object]], Callable[[], None]]
+
+
+def _one_wait() -> _Wait:
+    """How a task of asyncio waits, and how any thread wakes it."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[None] = loop.create_future()
+
+    async def wait(timeout: float) -> None:
+        await asyncio.wait([future], timeout=timeout)
+
+    def wake() -> None:
+        try:
+            loop.call_soon_threadsafe(_finish, future)
+        except RuntimeError:
+            pass  # its loop was closed meanwhile, so nobody waits any more
+
+    return wait, wake
+
+
+def _one_trio_wait(trio: Any) -> _Wait:
+    """The same for a task of trio."""
+    token = trio.lowlevel.current_trio_token()
+    event = trio.Event()
+
+    async def wait(timeout: float) -> None:
+        with trio.move_on_after(timeout):
+            await event.wait()
+
+    def wake() -> None:
+        _run_soon(token, event.set)
+
+    return wait, wake
+
+
+def _run_soon(token: Any, function: Callable[..., object], *arguments: object) -> bool:
+    """Call a function in a run of trio; False if that is over."""
+    try:
+        token.run_sync_soon(function, *arguments)
+    except sys.modules["trio"].RunFinishedError:
+        return False
+    return True
+
+
+def _trio_of_this_task() -> Any:
+    """The module trio if this task is one of trio's, else None."""
+    trio: Any = sys.modules.get("trio")
+    return trio if trio is not None and trio.lowlevel.in_trio_task() else None
+
+
+async def _awaited(function: Callable[..., Awaitable[object]], *arguments: object) -> None:
+    await function(*arguments)
 
 
 def _finish(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
+
+
+def _nothing() -> None:
+    pass

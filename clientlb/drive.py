@@ -7,11 +7,11 @@ response may have a body to be read; or the error is raised, with the attempts i
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from clientlb.aio import sleep
 from clientlb.balancer import Balancer
 from clientlb.call import Attempt, Sleep, Steps
 from clientlb.errors import ClosedError, NoEndpointsError
@@ -112,7 +112,7 @@ async def drive_async(
                 step = following
             else:
                 if type(step) is Sleep:
-                    await asyncio.sleep(step.seconds)
+                    await sleep(step.seconds)
                 else:
                     await balancer.wait_async(step.seconds)  # type: ignore[union-attr]
                 step = next(steps)

@@ -6,7 +6,6 @@ and in a forked child, where it watches anew.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import random
@@ -18,6 +17,7 @@ from types import TracebackType
 from typing import Concatenate
 
 from clientlb import events
+from clientlb.aio import to_thread
 from clientlb.balancer import Balancer
 from clientlb.call import asking
 from clientlb.classify import classify_exception
@@ -213,7 +213,7 @@ class Services:
 
     async def aclose(self) -> None:
         """`close()` for async code: the event loop goes on meanwhile."""
-        await asyncio.to_thread(self.close)
+        await to_thread(self.close)
 
     def __enter__(self) -> Services:
         return self

@@ -44,6 +44,7 @@ PURE = {
 }
 IMPURE_MODULES = {"time", "threading", "asyncio", "socket", "logging", "os", "subprocess"}
 EXTRAS = {"httpx", "httpx2", "grpc", "kazoo", "consul", "requests", "prometheus_client", "rich", "dns", "matplotlib"}
+EXTRAS |= {"httpcore", "httpcore2", "anyio", "trio"}
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
@@ -123,6 +124,10 @@ def test_extras_are_imported_only_in_their_own_rooms(path):
         "rich": {"cli"},
         "dns": {"discovery"},
         "matplotlib": set(),
+        "httpcore": {"httpx"},
+        "httpcore2": {"httpx2"},
+        "anyio": set(),
+        "trio": set(),
     }
     for imported in imports_of(path, everywhere=False):
         extra = imported.split(".")[0]

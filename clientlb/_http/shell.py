@@ -6,11 +6,10 @@ class in, so that its clients accept them.
 
 from __future__ import annotations
 
-import asyncio
 import ssl
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import partial
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
@@ -21,6 +20,7 @@ from clientlb._http.flavour import Flavour, Settings
 from clientlb._http.hosts import Hosts, host_rule
 from clientlb._http.links import Links
 from clientlb._http.message import URL, AnyRequest
+from clientlb.aio import is_over, run_in, running_loop
 from clientlb.drive import drive, drive_async
 from clientlb.endpoint import Endpoint
 from clientlb.errors import ClosedError, NoEndpointsError
@@ -180,7 +180,7 @@ class AsyncShell(Shell[AsyncTransportT], Generic[AnyRequest, AnyResponse, AsyncT
         self._forks = self._services.forks
         self._lock = threading.Lock()
         # replaced, never changed, so that reading needs no lock
-        self._by_loop: dict[asyncio.AbstractEventLoop, Links[AsyncTransportT]] = {}
+        self._by_loop: dict[Hashable, Links[AsyncTransportT]] = {}
 
     async def handle_async_request(self, request: AnyRequest) -> AnyResponse:
         """Send a request to an endpoint of its service, or pass it through.
@@ -207,17 +207,17 @@ class AsyncShell(Shell[AsyncTransportT], Generic[AnyRequest, AnyResponse, AsyncT
         return result
 
     def _links_here(self) -> Links[AsyncTransportT]:
-        loop = asyncio.get_running_loop()
+        loop = running_loop()
         links = self._by_loop.get(loop)
         return self._begin_in(loop) if links is None or self._forks != self._services.forks else links
 
-    def _begin_in(self, loop: asyncio.AbstractEventLoop) -> Links[AsyncTransportT]:
+    def _begin_in(self, loop: Hashable) -> Links[AsyncTransportT]:
         if self._forks != self._services.forks:
             self._renew()  # see SyncShell
         links = self._new_links()
         with self._lock:
             # connections of a loop that is closed cannot be closed any more, only dropped
-            alive = {other: theirs for other, theirs in self._by_loop.items() if not other.is_closed()}
+            alive = {other: theirs for other, theirs in self._by_loop.items() if not is_over(other)}
             self._by_loop = {**alive, loop: links}
         return links
 
@@ -226,10 +226,10 @@ class AsyncShell(Shell[AsyncTransportT], Generic[AnyRequest, AnyResponse, AsyncT
         self._closed = True
         if self._forks != self._services.forks:
             self._renew()  # see SyncShell
-        here = asyncio.get_running_loop()
+        here = running_loop()
         for loop, links in self._by_loop.items():
             links.retire_all()
             if loop is here:
                 await aclose_retired(links)
-            elif loop.is_running():
-                asyncio.run_coroutine_threadsafe(aclose_retired(links), loop)
+            else:
+                run_in(loop, aclose_retired, links)
