@@ -32,7 +32,15 @@ if _TYPE_CHECKING:
         NoEndpointsError,
         RegistrationError,
     )
-    from clientlb.options import BudgetOptions, CallOptions, GuardOptions, HealthOptions, Options, RetryOptions
+    from clientlb.options import (
+        BudgetOptions,
+        CallOptions,
+        GuardOptions,
+        HealthOptions,
+        JournalOptions,
+        Options,
+        RetryOptions,
+    )
     from clientlb.outcome import Cause, Outcome, Verdict
     from clientlb.pick import Pick
     from clientlb.services import Services
@@ -56,6 +64,7 @@ __all__ = [
     "GuardOptions",
     "HealthOptions",
     "InvalidEndpointError",
+    "JournalOptions",
     "NoEndpointsError",
     "Options",
     "Outcome",
@@ -86,7 +95,15 @@ _HOMES = {
         "NoEndpointsError",
         "RegistrationError",
     ),
-    "options": ("BudgetOptions", "CallOptions", "GuardOptions", "HealthOptions", "Options", "RetryOptions"),
+    "options": (
+        "BudgetOptions",
+        "CallOptions",
+        "GuardOptions",
+        "HealthOptions",
+        "JournalOptions",
+        "Options",
+        "RetryOptions",
+    ),
     "outcome": ("Cause", "Outcome", "Verdict"),
     "pick": ("Pick",),
     "services": ("Services",),

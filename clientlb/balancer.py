@@ -33,11 +33,12 @@ from clientlb.figures import Figures
 from clientlb.guard import Guard, Held, Key, Verdict
 from clientlb.health.breaker import State
 from clientlb.histogram import PER_OCTAVE
+from clientlb.journal import Journal
 from clientlb.node import Node
 from clientlb.options import CallKey, Options, Where
 from clientlb.outcome import Cause, Outcome
 from clientlb.pick import Pick
-from clientlb.policy import LearningPolicy, Request, chooser, make_policy
+from clientlb.policy import Choose, LearningPolicy, Request, chooser, make_policy
 from clientlb.retry.budget import RetryBudget
 from clientlb.stats import ServiceStats, Totals, summarise
 
@@ -89,6 +90,11 @@ class Balancer:
         self._in_pieces: bool = False
         self._unsorted: bool = False
         self._new_lock()
+        self.journal: Journal | None = None
+        """What is recorded, if `Options.journal` says so."""
+        self._node_type = Node
+        if self.options.journal is not None:
+            self.journal = Journal(self, self.options.journal)
         self._new_policy()
         budget = self.options.retry.budget
         self._budget = RetryBudget(budget.ratio, budget.reserve, budget.window, clock())
@@ -238,7 +244,7 @@ class Balancer:
         if not added and not removed:
             return
         leavers = [self._by_key.pop(key) for key in removed]
-        joiners = [Node(endpoint, self._figures.new_column()) for endpoint in added]
+        joiners = [self._node_type(endpoint, self._figures.new_column()) for endpoint in added]
         self._by_key |= {node.endpoint.key: node for node in joiners}
         self._gone.add(leavers, self._figures)
         leaving = set(leavers)
@@ -423,7 +429,9 @@ class Balancer:
             self._tell()
         return pick
 
-    def try_pick_for(self, request: Request, exclude: Collection[Node] = (), repeatable: bool = True) -> Pick | None:
+    def try_pick_for(
+        self, request: Request | None, exclude: Collection[Node] = (), repeatable: bool = True
+    ) -> Pick | None:
         """Pick an endpoint now for a call with a key or a filter; None when none is known. Never blocks.
 
         Args:
@@ -680,17 +688,21 @@ class Balancer:
             counted, before, seconds = self._figures.snapshot(now)
         return summarise(self, nodes, gone, counted, before, seconds)
 
-    def explain(self) -> str:
-        """Say in words, for each endpoint, why it is picked or not."""
-        return str(self.explanation())
+    def explain(self, picks: int = 5) -> str:
+        """Say in words, for each endpoint, why it is picked or not, and what the last picks were chosen among.
 
-    def explanation(self) -> Explanation:
+        Args:
+            picks: How many of the last picks (default 5), if there is a journal: `Options.journal`.
+        """
+        return str(self.explanation(picks))
+
+    def explanation(self, picks: int = 5) -> Explanation:
         """The same as values."""
         self._catch_up()
         now = self.clock()
         with self._lock:
             counted, _, _ = self._figures.snapshot(now)
-        return explain.balancer(self, self._policy, self._ready, self._lock, counted, now)
+        return explain.balancer(self, self._policy, self._ready, self._lock, counted, now, picks)
 
     def withdraw_retry(self, now: float) -> bool:
         """Take one retry out of the budget of the service; False when there is none left."""
@@ -721,10 +733,14 @@ class Balancer:
             self._due = inf
         self._arrived.set()
         self._waiters.wake()
+        if self.journal is not None:
+            self.journal.close()
 
     def after_fork(self) -> None:
         """Make the copy in a forked child usable: no call runs here, and the lock may have been held."""
         self._new_lock()
+        if self.journal is not None:
+            self.journal.after_fork()
         if self._own_rng:
             self.rng = random.Random()  # children that draw the same numbers would march in step
         self._new_policy()
@@ -739,8 +755,10 @@ class Balancer:
 
     def _new_policy(self) -> None:
         self._policy = make_policy(self.options.policy)
-        self._choose = self._policy.choose
+        self._choose: Choose = self._policy.choose
         self._choose_for = chooser(self._policy)
+        if self.journal is not None:
+            self._choose, self._choose_for = self.journal.watch(self._policy, self._choose, self._choose_for)
         self._observe = self._policy.observe if isinstance(self._policy, LearningPolicy) else None
 
     def _new_lock(self) -> None:

@@ -22,10 +22,9 @@ from clientlb import events
 from clientlb.backoff import RetryState
 from clientlb.balancer import Balancer
 from clientlb.endpoint import Endpoint
-from clientlb.node import Node
 from clientlb.options import CallKey, RetryOptions, Where
 from clientlb.outcome import Outcome, Verdict
-from clientlb.pick import Pick
+from clientlb.pick import Pick, TriedNodes
 from clientlb.policy import Request
 from clientlb.retry.policy import Refusal, decide
 
@@ -199,7 +198,7 @@ def call(
             balancer.unreachable(pick.node)
         if state is None:
             state = RetryState(balancer.rng, pick.started)
-            tried: list[Node] = []
+            tried = TriedNodes(pick)
         tried.append(pick.node)
         try:
             delay = decide(

@@ -17,6 +17,7 @@ from clientlb.options import (
     BudgetOptions,
     GuardOptions,
     HealthOptions,
+    JournalOptions,
     Options,
     RetryOptions,
     require_int,
@@ -107,7 +108,13 @@ def _table(value: object, where: str) -> Mapping[str, Any]:
 
 def _build(kind: type[Any], table: object, where: str) -> Any:
     values = dict(_table(table, where))
-    nested = {"health": HealthOptions, "retry": RetryOptions, "budget": BudgetOptions, "guard": GuardOptions}
+    nested = {
+        "health": HealthOptions,
+        "retry": RetryOptions,
+        "budget": BudgetOptions,
+        "guard": GuardOptions,
+        "journal": JournalOptions,
+    }
     known = {option.name for option in dataclasses.fields(kind)}
     if kind is RetryOptions:
         known = known - {"stop", "wait"} | {"attempts", "backoff", "backoff_max"}

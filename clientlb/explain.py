@@ -25,6 +25,7 @@ def balancer(
     lock: AbstractContextManager[Any],
     counted: Snapshot,
     now: float,
+    picks: int,
 ) -> Explanation:
     """Describe a service and each of its endpoints.
 
@@ -35,6 +36,7 @@ def balancer(
         lock: Of the balancer. It is taken for one endpoint at a time: thousands of them keep no call waiting.
         counted: Its figures.
         now: Seconds of its clock.
+        picks: How many of the last picks to show, if there is a journal.
     """
     nodes = asked.nodes
     held = {each.endpoint.key: _held(each, until, now) for each, until in asked.held()}
@@ -58,6 +60,8 @@ def balancer(
                     held.get(node.endpoint.key),
                 )
             )
+    journal = asked.journal
+    entries = journal.entries(picks) if journal is not None else ()
     return Explanation(
         asked.service,
         asked.options.policy if isinstance(asked.options.policy, str) else type(policy).__name__,
@@ -65,6 +69,8 @@ def balancer(
         sum(1 for each in endpoints if each.state == State.CLOSED.value),
         tuple(remarks),
         tuple(endpoints),
+        entries,
+        tuple(journal.ago(entry) for entry in entries) if journal is not None else (),
     )
 
 

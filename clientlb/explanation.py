@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from clientlb.endpoint import Endpoint
+from clientlb.journal.entry import Entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,8 @@ class Explanation:
         remarks: What is the matter with the registry or with its list, and whether all endpoints are used because none
             is healthy; in words.
         endpoints: All of them, ordered as in the balancer.
+        picks: The last ones, the oldest first, if there is a journal.
+        ages: How many seconds ago each of those was made.
     """
 
     service: str
@@ -76,6 +79,8 @@ class Explanation:
     healthy: int
     remarks: tuple[str, ...]
     endpoints: tuple[EndpointExplanation, ...]
+    picks: tuple[Entry, ...] = ()
+    ages: tuple[float, ...] = ()
 
     def __str__(self) -> str:
         return "\n".join(self._lines())
@@ -91,6 +96,10 @@ class Explanation:
             yield f"  {each}"
             if each.held:
                 yield f"    {each.held}"
+        if self.picks:
+            yield "  the last pick:" if len(self.picks) == 1 else f"  the last {len(self.picks)} picks:"
+        for pick, age in zip(self.picks, self.ages, strict=True):
+            yield f"    {age:.3f} s ago: {pick}"
 
     def as_json(self) -> dict[str, Any]:
         """The same as JSON has it. Latencies are in seconds; what is not known is null."""
@@ -98,6 +107,8 @@ class Explanation:
         return fields | {
             "remarks": list(self.remarks),
             "endpoints": [_endpoint_as_json(each) for each in self.endpoints],
+            "picks": [pick.as_json() for pick in self.picks],
+            "ages": list(self.ages),
         }
 
 

@@ -86,7 +86,7 @@ class Node(_Drawn):
 
     def detached(self) -> Node:
         """The same node without its calls in flight, for a forked child: those run in the parent."""
-        node = Node(self.endpoint, self.column)
+        node = type(self)(self.endpoint, self.column)
         node.score, node.breaker, node.report = self.score, self.breaker, self.report
         node.mean, node.heard, node.heard_at = self.mean, self.heard, self.heard_at
         node.connected, node.troubled = self.connected, self.troubled

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -227,6 +228,29 @@ class GuardOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class JournalOptions:
+    """What is recorded of every pick: see `clientlb.journal`.
+
+    Args:
+        picks: The last so many picks are kept in memory (default 1000).
+        path: A file to which every pick is written as well, as lines of JSON. Services and processes may share one.
+            None (default) writes none.
+        max_bytes: Size at which the file is renamed, to its name with `.1` at the end, and begun anew (default 64 MiB,
+            some 200 000 picks). So both together take at most twice that.
+    """
+
+    picks: int = 1000
+    path: str | os.PathLike[str] | None = None
+    max_bytes: int = 64 * 2**20
+
+    def __post_init__(self) -> None:
+        require_int("journal.picks", self.picks, 1)
+        require_int("journal.max_bytes", self.max_bytes, 2**20)
+        if self.path is not None and (not isinstance(self.path, (str, os.PathLike)) or not os.fspath(self.path)):
+            raise ConfigurationError(f"journal.path is {self.path!r}; give the path of a file")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """The options of one service.
 
@@ -239,6 +263,7 @@ class Options:
         wait_for_endpoints: Seconds that a call waits for the first list of endpoints (default 5); then it ends in a
             `NoEndpointsError`.
         guard: When a server that the registry no longer names is believed to be gone.
+        journal: What is recorded of every pick; None (default) is nothing, and costs nothing.
     """
 
     policy: str | Callable[[], Policy] = "least_time"
@@ -246,6 +271,7 @@ class Options:
     retry: RetryOptions = field(default_factory=RetryOptions)
     wait_for_endpoints: float = 5.0
     guard: GuardOptions = GuardOptions()
+    journal: JournalOptions | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.policy, str) and self.policy not in POLICY_NAMES:
@@ -256,6 +282,8 @@ class Options:
         for name, kind in (("health", HealthOptions), ("retry", RetryOptions), ("guard", GuardOptions)):
             if not isinstance(getattr(self, name), kind):
                 raise ConfigurationError(f"{name} is {getattr(self, name)!r}; give {kind.__name__}(...)")
+        if self.journal is not None and not isinstance(self.journal, JournalOptions):
+            raise ConfigurationError(f"journal is {self.journal!r}; give JournalOptions(...) or None")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 from clientlb.classify import classify_exception
 from clientlb.endpoint import Endpoint
+from clientlb.node import Node
 from clientlb.outcome import Cause, Outcome
 
 if TYPE_CHECKING:
     from clientlb.balancer import Balancer
-    from clientlb.node import Node
+    from clientlb.journal.journal import Record
 
 _SUCCESS = Outcome.SUCCESS  # see clientlb.balancer
 _IGNORED = Outcome.IGNORED
@@ -29,9 +30,12 @@ class Pick:
         node: The endpoint with its live state.
         started: When it was picked, in seconds of the balancer's clock.
         observed: The outcome that was reported before the release, if there was one.
+        record: What the journal has of it. Set only if there is a journal.
     """
 
-    __slots__ = ("_balancer", "node", "observed", "started")
+    __slots__ = ("_balancer", "node", "observed", "record", "started")
+
+    record: Record
 
     def __init__(self, balancer: Balancer, node: Node, started: float) -> None:
         self._balancer: Balancer | None = balancer  # None once released
@@ -94,3 +98,12 @@ class Pick:
 
     def __repr__(self) -> str:
         return f"<Pick {self.endpoint}>"
+
+
+class TriedNodes(list[Node]):
+    """The nodes that a call has tried, for `Balancer.try_pick(exclude)`, and the pick with which it began."""
+
+    __slots__ = ("first",)
+
+    def __init__(self, first: Pick) -> None:
+        self.first: Pick = first

@@ -177,6 +177,10 @@ class Services:
         """Figures of every service that was used, by name."""
         return {name: balancer.stats() for name, balancer in sorted(self._balancers.items())}
 
+    def explain(self, picks: int = 5) -> str:
+        """Say of every service that was used why each of its endpoints is picked or not: see `Balancer.explain`."""
+        return "\n".join(balancer.explain(picks) for _, balancer in sorted(self._balancers.items()))
+
     def add_hook(self, hook: events.EventHook) -> None:
         """Send all further events to this hook as well."""
         with self._lock:

@@ -21,6 +21,7 @@ PUBLIC = [
     "clientlb.grpc.aio",
     "clientlb.httpx",
     "clientlb.httpx2",
+    "clientlb.journal",
     "clientlb.policy",
     "clientlb.registration",
     "clientlb.registration.asgi",

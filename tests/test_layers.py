@@ -15,7 +15,7 @@ FLOORS = [
     ["health", "guard"],
     ["node", "figures"],
     ["policy", "retry"],
-    ["pick", "stats", "explain", "explanation"],
+    ["pick", "stats", "explain", "explanation", "journal"],
     ["balancer"],
     ["call", "drive", "decorator"],
     ["discovery", "registration", "telemetry"],

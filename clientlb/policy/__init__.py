@@ -9,6 +9,8 @@ options know.
 """
 
 from clientlb.policy.base import (
+    Choose,
+    ChooseFor,
     DescribingPolicy,
     LearningPolicy,
     Policy,
@@ -34,6 +36,8 @@ __all__ = [
     "P2C",
     "POLICIES",
     "Aperture",
+    "Choose",
+    "ChooseFor",
     "DescribingPolicy",
     "Filter",
     "LearningPolicy",

@@ -106,6 +106,7 @@ class RequestPolicy(Policy, Protocol):
         """Choose one of `nodes` for a call that said something about itself."""
 
 
+Choose = Callable[[Sequence[Node], float, random.Random], Node]
 ChooseFor = Callable[[Request, Sequence[Node], float, random.Random], Node]
 
 
