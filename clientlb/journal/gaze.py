@@ -31,7 +31,8 @@ class Gaze:
     def __init__(self) -> None:
         self.seen: dict[Node, None] = {}
         self._thread = 0  # of the choice that is under way: others may read a node meanwhile, to show it
-        live = {name: self._noting(name) for name in Node.__slots__ if name not in _NOT_LIVE}
+        slots = {name for base in Node.__mro__ for name in getattr(base, "__slots__", ())}
+        live = {name: self._noting(name) for name in slots - _NOT_LIVE}
         self.node_type: type[Node] = type("JournaledNode", (Node,), {"__slots__": (), "__doc__": Node.__doc__, **live})
 
     def _noting(self, name: str) -> property:

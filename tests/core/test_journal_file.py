@@ -255,8 +255,8 @@ def test_services_share_a_file_by_their_options(path: Path) -> None:
             services[name].pick().release()
         told = services.explain(1)
         assert [line for line in told.splitlines() if line.startswith("service")] == [
-            "service 'orders': 1 of 1 endpoints healthy; policy peak_ewma; manual://",
-            "service 'payments': 1 of 1 endpoints healthy; policy peak_ewma; manual://",
+            "service 'orders': 1 of 1 endpoints healthy; policy least_time; manual://",
+            "service 'payments': 1 of 1 endpoints healthy; policy least_time; manual://",
         ]
         assert told.count("the last pick:") == 2
     assert {each.service: len(each.entries) for each in read_journal(path)} == {"orders": 2, "payments": 1}
