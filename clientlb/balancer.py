@@ -155,7 +155,8 @@ class Balancer:
             self._registry_answered(now)
             self.updated_at = now
             self._spare = None
-            self._obey(self._guard.take(difference, now), now)
+            failing = {node.endpoint.key for node in {*self._ejected, *self._unreachable}}
+            self._obey(self._guard.take(difference, now, failing), now)
             self._drop_hopeless()
             self._set_due()
             self._to_keep = self._to_keep or self.version != version

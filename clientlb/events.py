@@ -72,7 +72,8 @@ class RemovalHeld(Event):
     size: int
     """How many endpoints are in use, those held among them."""
     reason: str
-    """`"empty"`: the registry names nobody. `"mass"`: too many left at once. `"unsettled"`: it was down just before."""
+    """`"empty"`: the registry names nobody. `"mass"`: too many left at once. `"unreachable"`: nobody of those who would
+    remain can be reached. `"unsettled"`: it was down just before."""
     seconds: float
 
 

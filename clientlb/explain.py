@@ -107,6 +107,7 @@ def _registry(asked: Balancer, now: float) -> Iterator[str]:
 _WHY_HELD = {
     Reason.EMPTY: "it names nobody",
     Reason.MASS: "too many left at once",
+    Reason.UNREACHABLE: "nobody whom it names can be reached",
     Reason.UNSETTLED: "it was out of order shortly before",
 }
 

@@ -8,8 +8,8 @@ loses its state or a token its rights. So good news is believed at once and bad 
           ┌────────┐ ◄───────────────── ┌────────┐
      ────►│ NAMED  │                    │ LIMBO  │
     named └────────┘ ─────────────────► └────────┘
-               │      missing, and          │  missing for `hold` seconds of a healthy registry, or
-               │      unsettled or mass     │  its calls fail as well (two witnesses), or
+               │      missing, and mass,    │  missing for `hold` seconds of a healthy registry, or
+               │      unsettled, or the last│  its calls fail as well (two witnesses), or
                │ missing                    ▼  another server has its address
                └────────────────────────► gone
 
@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from math import inf
 from typing import NamedTuple, TypeAlias
@@ -38,6 +38,8 @@ class Reason(enum.Enum):
     """The registry names nobody."""
     MASS = "mass"
     """Too few of those published would remain."""
+    UNREACHABLE = "unreachable"
+    """Nobody of those who would remain can be reached."""
     UNSETTLED = "unsettled"
     """The registry was out of order a short time ago."""
 
@@ -133,12 +135,13 @@ class Guard:
             return Difference(tuple(distinct.values()), changed, [key for key in self.named if key not in distinct])
         return Difference(listed, fresh, [key for key in gone if key not in fresh])
 
-    def take(self, difference: Difference, now: float) -> Verdict:
+    def take(self, difference: Difference, now: float, unreachable: Set[Key] = frozenset()) -> Verdict:
         """Judge a list that the registry delivered.
 
         Args:
             difference: From `compare`, with no other `take` in between.
             now: Seconds of the balancer's clock.
+            unreachable: Those whose calls fail.
         """
         if self._interrupted or (self._empty_since is not None and difference.fresh):
             self._interrupted = False  # a registry that named nobody was out of order, too: it only did not say so
@@ -164,7 +167,7 @@ class Guard:
         for key in verdict.removed:
             if missing.pop(key, None) is None:
                 del self.limbo[key]
-        reason = verdict.reason = self._reason(published, len(missing), now)
+        reason = verdict.reason = self._reason(published, missing.keys(), now, unreachable)
         if reason is None:
             verdict.removed += missing
         else:
@@ -184,7 +187,7 @@ class Guard:
         taken = {key[1:] for key in fresh}
         return [key for key in (*missing, *self.limbo) if key[1:] in taken] if taken else []
 
-    def _reason(self, published: int, missing: int, now: float) -> Reason | None:
+    def _reason(self, published: int, missing: Set[Key], now: float, unreachable: Set[Key]) -> Reason | None:
         """Why those who are missing now must be kept; None if they may go."""
         options = self._options
         if not missing:
@@ -195,12 +198,14 @@ class Guard:
             return None
         if now < self._healthy_since + options.settle:
             return Reason.UNSETTLED
-        kept = published - missing - len(self.limbo)
+        kept = published - len(missing) - len(self.limbo)
         if kept < options.keep_ratio * published:
             return Reason.MASS
         # one by one is a mass, too: compare with the longest list of the last seconds
         if len(self.named) < options.keep_ratio * self._longest(now):
             return Reason.MASS
+        if options.keep_ratio > 0 and self.named.keys() <= unreachable and not missing <= unreachable:
+            return Reason.UNREACHABLE  # leases of the living end, too, while a registry hangs
         return None
 
     def _longest(self, now: float) -> int:

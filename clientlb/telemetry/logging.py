@@ -107,6 +107,7 @@ def _of_change(event: events.EndpointsChanged) -> str:
 _WHY_HELD = {
     "empty": "the registry names nobody",
     "mass": "the registry suddenly lacks many",
+    "unreachable": "the registry names only endpoints that cannot be reached",
     "unsettled": "the registry was out of order just before, and lacks some",
 }
 

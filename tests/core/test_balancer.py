@@ -237,6 +237,18 @@ def test_failing_endpoint_that_the_registry_drops_is_not_held():
     assert [e.port for e in bench.balancer.endpoints] == [1, 2]
 
 
+def test_the_last_that_work_are_held():
+    bench = Bench(1, 2, 3, 4)
+    bench.fail(1)
+    bench.balancer.unreachable(bench.node(2))
+    bench.balancer.update(endpoints(1, 2))
+    assert [e.port for e in bench.balancer.limbo] == [3, 4]
+    assert bench.seen(events.RemovalHeld)[-1].reason == "unreachable"
+    assert "but nobody whom it names can be reached: it stays in use" in bench.balancer.explain()
+    bench.balancer.update(endpoints(3, 4))
+    assert [e.port for e in bench.balancer.endpoints] == [3, 4]
+
+
 def test_one_refused_connection_is_enough_for_a_held_endpoint():
     bench = Bench(1, 2, 3)
     bench.balancer.update(endpoints(1))

@@ -54,6 +54,29 @@ def test_majority_is_held():
     assert watch.after(0.1) == {1}
 
 
+def test_who_can_be_reached_is_held_if_nobody_else_can():
+    """The leases of all end while a registry hangs; when it goes on, it may drop the living before the dead."""
+    watch = Watch(1, 2, 3, 4)
+    unreachable = {endpoint.key for endpoint in fleet(1, 2)}
+
+    def take(*ports):
+        return watch.guard.take(watch.guard.compare(fleet(*ports)), watch.now, unreachable).reason
+
+    assert take(1, 2, 3) is None
+    assert take(1, 2) is Reason.UNREACHABLE
+    assert watch.limbo == {3}
+    assert take(1, 2, 3) is None
+    assert not watch.limbo
+
+
+def test_nobody_is_held_for_others_that_cannot_be_reached():
+    unreachable = {endpoint.key for endpoint in fleet(1, 2)}
+    for published, left, options in [((1, 2), (1,), {}), ((1, 3, 4), (1, 3), {}), ((1, 3), (1,), {"keep_ratio": 0})]:
+        watch = Watch(*published, **options)
+        verdict = watch.guard.take(watch.guard.compare(fleet(*left)), watch.now, unreachable)
+        assert verdict.reason is None
+
+
 def test_who_is_first_back_in_an_empty_registry_does_not_push_the_others_out():
     """A registry that was wiped names nobody, then one after the other."""
     watch = Watch(1, 2, 3, 4, 5)
