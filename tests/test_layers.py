@@ -20,7 +20,7 @@ FLOORS = [
     ["call", "drive", "decorator"],
     ["discovery", "registration", "telemetry"],
     ["services"],
-    ["testing", "simulation"],
+    ["testing", "simulation", "replay"],
     ["_http", "httpx", "httpx2", "grpc"],
     ["cli", "__main__"],
 ]
@@ -41,6 +41,7 @@ PURE = {
     "node",
     "guard",
     "simulation",
+    "replay",
 }
 IMPURE_MODULES = {"time", "threading", "asyncio", "socket", "logging", "os", "subprocess"}
 EXTRAS = {"httpx", "httpx2", "grpc", "kazoo", "consul", "requests", "prometheus_client", "rich", "dns", "matplotlib"}

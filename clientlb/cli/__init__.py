@@ -1,7 +1,8 @@
 """The command `clientlb`: one parser, one place where errors become a line and an exit status.
 
 General layout: `lookup` has the commands that look into a registry (`resolve`, `watch`, `explain`), `register` the one
-that keeps a server in it, `demo` the demo, `simulate` fleets that are not there.
+that keeps a server in it, `demo` the demo, `simulate` fleets that are not there, `journals`
+what a program has recorded (`replay`).
 Exit status: 0 all is well, 1 the answer is no (nobody found, a call of the demo failed), 2 it could not be done;
 `register` has that of the program that it runs.
 """
@@ -14,7 +15,7 @@ import sys
 from collections.abc import Sequence
 
 import clientlb
-from clientlb.cli import demo, lookup, register, simulate
+from clientlb.cli import demo, journals, lookup, register, simulate
 from clientlb.errors import ClientLBError
 
 
@@ -48,5 +49,6 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_command(commands)
     lookup.add_commands(commands)
     simulate.add_command(commands)
+    journals.add_command(commands)
     register.add_command(commands)
     return parser

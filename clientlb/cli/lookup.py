@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 
+from clientlb.cli import journals
 from clientlb.discovery import open_discovery
 from clientlb.endpoint import Endpoint
 from clientlb.errors import DiscoveryError
@@ -34,11 +35,17 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
             " file:///etc/services.json, static://10.0.0.1:80,10.0.0.2:80",
         )
         command.add_argument("service", metavar="SERVICE", type=_name, help="name of the service")
-        if run is not explain:
-            command.add_argument("--json", action="store_true", help="print JSON")
+        command.add_argument("--json", action="store_true", help="print JSON")
         if run is not watch:
             command.add_argument(
                 "--timeout", type=seconds, default=5.0, metavar="S", help="seconds to wait for an answer (default 5)"
+            )
+        if run is explain:
+            command.add_argument(
+                "--journal", metavar="FILE", help="say also what the processes that write this journal made of it"
+            )
+            command.add_argument(
+                "--picks", type=_count, default=5, metavar="N", help="picks of the journal to show (default 5)"
             )
         command.set_defaults(run=run)
 
@@ -48,6 +55,13 @@ def seconds(text: str) -> float:
     value = float(text)
     if not (math.isfinite(value) and value > 0):
         raise ValueError
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("give a whole number, at least 1")
     return value
 
 
@@ -101,14 +115,22 @@ def watch(options: argparse.Namespace) -> int:
 
 def explain(options: argparse.Namespace) -> int:
     """Print what a balancer knows once the first list arrived."""
+    recordings = None if options.journal is None else journals.read(options.journal, options.service)
     with Services(options.url) as services:
         balancer = services[options.service]
         deadline = time.monotonic() + options.timeout
         # the end of an outage at the start is worth waiting for; a registry that named nobody has answered
         while not balancer.wait(0.05) and balancer.updated_at is None and time.monotonic() < deadline:
             pass
-        print(balancer.explain())
-        return 0 if balancer.endpoints else 1
+        explanation = balancer.explanation()
+    if options.json:
+        journal = {} if recordings is None else {"journal": journals.as_json(recordings, options.picks)}
+        print(json.dumps(explanation.as_json() | journal, indent=2))
+    else:
+        print(explanation)
+        if recordings is not None:
+            print(journals.text(options.journal, recordings, options.picks))
+    return 0 if explanation.endpoints else 1
 
 
 @contextmanager

@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
     scenario: Scenario = SCENARIOS[options.scenario]
     if options.plot:
         plot.check(options.plot)
-    policies = {name: _policy(name) for name in options.policy or [str(Options().policy)]}
+    policies = {name: policy_of(name) for name in options.policy or [str(Options().policy)]}
     rows: list[Row] = []
     first_runs: dict[tuple[str, str], Result] = {}
     for label, setting in scenario.points.items():
@@ -84,7 +84,7 @@ def _count(text: str) -> int:
     return value
 
 
-def _policy(name: str) -> str | Callable[[], Policy]:
+def policy_of(name: str) -> str | Callable[[], Policy]:
     """A policy by its name, or by the place of its maker.
 
     Raises:
