@@ -28,6 +28,7 @@ PUBLIC = [
     "clientlb.registration.grpc",
     "clientlb.registration.gunicorn",
     "clientlb.registration.wsgi",
+    "clientlb.replay",
     "clientlb.simulation",
     "clientlb.telemetry.logging",
     "clientlb.telemetry.prometheus",
