@@ -58,7 +58,9 @@ def main() -> None:
     report.add("clientlb_ms", above("clientlb", "bare"), target=40)
     report.add("services_ms", above("services", "bare"))
     for name in ("httpx", "httpx2", "grpc"):
-        report.add(f"{name}.added_ms", above(f"clientlb.{name}", name), anchor=f"{above(name, 'bare'):.0f}: {name} itself")
+        report.add(
+            f"{name}.added_ms", above(f"clientlb.{name}", name), anchor=f"{above(name, 'bare'):.0f}: {name} itself"
+        )
     report.print(arguments.json)
 
 

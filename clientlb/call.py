@@ -62,6 +62,7 @@ class Wait:
 
 _RETRYABLE = Outcome.RETRYABLE  # see clientlb.balancer
 _IGNORED = Outcome.IGNORED
+_SUCCESS = Outcome.SUCCESS
 
 Step: TypeAlias = Attempt | Sleep | Wait
 Steps: TypeAlias = Generator[Step | None, Verdict | None, None]
@@ -142,6 +143,24 @@ def asking(
     return ask
 
 
+def begin(balancer: Balancer, repeatable: bool) -> Attempt | None:
+    """Make the first attempt of a call without its generator; None while no endpoint is known.
+
+    A generator costs more than all the rest of a call that succeeds at once. So a shell may begin here and end with
+    `succeed`; if anything else comes of the attempt, it goes on with `call(..., begun=attempt)`.
+    """
+    pick = balancer.try_pick((), repeatable)
+    return None if pick is None else Attempt(pick, 1, Trace(balancer.service))
+
+
+def succeed(balancer: Balancer, attempt: Attempt) -> None:
+    """End a call that was begun by `begin` and has succeeded; the pick belongs to the shell from now on."""
+    pick = attempt.pick
+    now = balancer.clock()
+    attempt.trace.attempts.append(Tried(pick.node.endpoint, "", now - pick.started))
+    pick.observe(_SUCCESS, "", now)
+
+
 def call(
     balancer: Balancer,
     *,
@@ -151,6 +170,7 @@ def call(
     deadline: float | None = None,
     whole: bool = False,
     request: Request | None = None,
+    begun: Attempt | None = None,
 ) -> Steps:
     """Make the steps of one call.
 
@@ -162,6 +182,7 @@ def call(
         deadline: When the caller stops waiting, in seconds of the balancer's clock.
         whole: The verdict is the end of its attempt; no body or stream follows it.
         request: What the call says about itself, for policies that heed a key or a filter.
+        begun: The first attempt, if it was made by `begin`: it comes first, for its verdict.
 
     Raises:
         NoEndpointsError: No endpoint became known in time, or none matches the filter, which has no fallback.
@@ -169,7 +190,7 @@ def call(
     """
     repeatable = idempotent and replayable
     try_pick = balancer.try_pick if request is None else partial(balancer.try_pick_for, request)
-    pick = try_pick((), repeatable)
+    pick = try_pick((), repeatable) if begun is None else begun.pick
     if pick is None:
         asked_at = balancer.clock()
         patience = balancer.options.wait_for_endpoints
@@ -177,7 +198,7 @@ def call(
         pick = try_pick((), repeatable)
         if pick is None:
             raise balancer.no_endpoints(asked_at)
-    attempt = Attempt(pick, 1, Trace(balancer.service))
+    attempt = begun or Attempt(pick, 1, Trace(balancer.service))
     state: RetryState | None = None
     while True:
         try:

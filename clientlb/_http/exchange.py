@@ -1,4 +1,4 @@
-"""One logical request to a service, in the form that the loops of `clientlb.drive` want: send, classify, discard.
+"""One logical request to a service: its first attempt, and what the loops of `clientlb.drive` need for the others.
 
 The base class has all that is decided, the two below it have the I/O.
 """
@@ -17,7 +17,8 @@ from clientlb._http.links import Link, Links
 from clientlb._http.message import AnyRequest, is_idempotent, is_replayable
 from clientlb._http.verdict import of_status
 from clientlb.balancer import Balancer
-from clientlb.call import Attempt, Steps, asked, call
+from clientlb.call import Attempt, Steps, asked, begin, call, succeed
+from clientlb.drive import drive, drive_async
 from clientlb.options import CallOptions
 from clientlb.outcome import SUCCEEDED, Outcome, Verdict
 
@@ -34,6 +35,7 @@ _SCHEMES = {
 }
 SCHEMES = frozenset(_SCHEMES)
 _NOTHING: Mapping[str, Any] = {}
+_IGNORED = Outcome.IGNORED
 
 
 class _Exchange(ABC, Generic[AnyRequest]):
@@ -46,7 +48,17 @@ class _Exchange(ABC, Generic[AnyRequest]):
         request: The caller's, which is never changed.
     """
 
-    __slots__ = ("_balancer", "_body", "_flavour", "_links", "_request", "_retry", "steps")
+    __slots__ = (
+        "_balancer",
+        "_body",
+        "_flavour",
+        "_idempotent",
+        "_links",
+        "_options",
+        "_replayable",
+        "_request",
+        "_retry",
+    )
 
     def __init__(self, flavour: Flavour, balancer: Balancer, links: Links[Any], request: AnyRequest) -> None:
         given = request.extensions.get("clientlb")
@@ -57,15 +69,25 @@ class _Exchange(ABC, Generic[AnyRequest]):
         self._links = links
         self._request = request
         self._retry = retry
-        replayable = is_replayable(request.stream, flavour.byte_stream)
-        self._body: OneShotBody | AsyncOneShotBody | None = None if replayable else self._one_shot()
-        self.steps: Steps = call(
-            balancer,
-            idempotent=is_idempotent(request, options, retry),
-            replayable=replayable,
-            retry=retry,
+        self._options = options
+        self._idempotent = is_idempotent(request, options, retry)
+        self._replayable = is_replayable(request.stream, flavour.byte_stream)
+        self._body: OneShotBody | AsyncOneShotBody | None = None if self._replayable else self._one_shot()
+
+    def _steps(self, begun: Attempt | None) -> Steps:
+        options = self._options
+        return call(
+            self._balancer,
+            idempotent=self._idempotent,
+            replayable=self._replayable,
+            retry=self._retry,
+            begun=begun,
             request=None if options is None else asked(options.key, options.where),
         )
+
+    def _succeeded(self, response: Any) -> bool:
+        status: int = response.status_code
+        return status < 400 and status not in self._retry.statuses
 
     @abstractmethod
     def _one_shot(self) -> OneShotBody | AsyncOneShotBody | None:
@@ -87,9 +109,9 @@ class _Exchange(ABC, Generic[AnyRequest]):
     def classify(self, response: Any, error: Exception | None) -> Verdict:
         """Say what a response or an error means for the endpoint and for another attempt."""
         if error is None:
-            status, retryable = response.status_code, self._retry.statuses
-            if status < 400 and status not in retryable:
+            if self._succeeded(response):
                 return SUCCEEDED
+            status, retryable = response.status_code, self._retry.statuses
             return of_status(status, response.headers, retryable, time.time(), untouched=self._untouched)
         if self._body is not None and self._body.error is error:
             return Verdict(Outcome.IGNORED, f"{type(error).__name__} in the request body")
@@ -100,6 +122,24 @@ class _Exchange(ABC, Generic[AnyRequest]):
         return self._body is not None and not self._body.begun
 
 
+class _Made:
+    """A first attempt that was made without a loop, and what came of it: the loop takes it over from there."""
+
+    __slots__ = ("_error", "_response", "attempt")
+
+    def __init__(self, attempt: Attempt, response: Any, error: Exception | None) -> None:
+        self.attempt: Attempt = attempt
+        self._response = response
+        self._error = error
+
+    def again(self) -> Any:
+        """What came of it."""
+        error, self._error = self._error, None  # kept, it would refer to itself through its traceback
+        if error is not None:
+            raise error
+        return self._response
+
+
 class Exchange(_Exchange[AnyRequest]):
     """The sync one."""
 
@@ -108,6 +148,33 @@ class Exchange(_Exchange[AnyRequest]):
     def _one_shot(self) -> OneShotBody | None:
         stream = self._request.stream
         return self._flavour.one_shot_body(stream) if isinstance(stream, self._flavour.sync_stream) else None
+
+    def call(self) -> Any:
+        """Make the call; returns the response of the attempt that stands."""
+        balancer = self._balancer
+        # a call that asks for something itself takes the long way
+        first = begin(balancer, self._idempotent and self._replayable) if self._options is None else None
+        if first is None:
+            return drive(self._steps(None), balancer, self.send, self.classify, self.discard)
+        try:
+            response = self.send(first)
+        except Exception as error:
+            made = _Made(first, None, error)
+        except BaseException:
+            first.pick.release(_IGNORED)
+            raise
+        else:
+            if self._succeeded(response):
+                succeed(balancer, first)
+                return response
+            made = _Made(first, response, None)
+        return self._go_on(made)
+
+    def _go_on(self, made: _Made) -> Any:
+        def send(attempt: Attempt) -> Any:
+            return made.again() if attempt is made.attempt else self.send(attempt)
+
+        return drive(self._steps(made.attempt), self._balancer, send, self.classify, self.discard)
 
     def send(self, attempt: Attempt) -> Any:
         """Make one attempt."""
@@ -138,6 +205,33 @@ class AsyncExchange(_Exchange[AnyRequest]):
     def _one_shot(self) -> AsyncOneShotBody | None:
         stream = self._request.stream
         return self._flavour.async_one_shot_body(stream) if isinstance(stream, self._flavour.async_stream) else None
+
+    async def call(self) -> Any:
+        """Make the call; returns the response of the attempt that stands."""
+        balancer = self._balancer
+        # a call that asks for something itself takes the long way
+        first = begin(balancer, self._idempotent and self._replayable) if self._options is None else None
+        if first is None:
+            return await drive_async(self._steps(None), balancer, self.send, self.classify, self.discard)
+        try:
+            response = await self.send(first)
+        except Exception as error:
+            made = _Made(first, None, error)
+        except BaseException:
+            first.pick.release(_IGNORED)
+            raise
+        else:
+            if self._succeeded(response):
+                succeed(balancer, first)
+                return response
+            made = _Made(first, response, None)
+        return await self._go_on(made)
+
+    async def _go_on(self, made: _Made) -> Any:
+        async def send(attempt: Attempt) -> Any:
+            return made.again() if attempt is made.attempt else await self.send(attempt)
+
+        return await drive_async(self._steps(made.attempt), self._balancer, send, self.classify, self.discard)
 
     async def send(self, attempt: Attempt) -> Any:
         """Make one attempt."""

@@ -21,7 +21,6 @@ from clientlb._http.hosts import Hosts, host_rule
 from clientlb._http.links import Links
 from clientlb._http.message import URL, AnyRequest
 from clientlb.aio import is_over, run_in, running_loop
-from clientlb.drive import drive, drive_async
 from clientlb.endpoint import Endpoint
 from clientlb.errors import ClosedError, NoEndpointsError
 from clientlb.options import require_int
@@ -149,7 +148,7 @@ class SyncShell(Shell[SyncTransportT], Generic[AnyRequest, AnyResponse, SyncTran
         balancer = self._services[service]
         exchange = Exchange(self._flavour, balancer, links, request)
         try:
-            response = drive(exchange.steps, balancer, exchange.send, exchange.classify, exchange.discard)
+            response = exchange.call()
         except NoEndpointsError as error:
             raise self._flavour.no_endpoints_error(error, request) from None
         if response.is_closed:  # made with its body: nobody will close its stream
@@ -198,7 +197,7 @@ class AsyncShell(Shell[AsyncTransportT], Generic[AnyRequest, AnyResponse, AsyncT
         balancer = self._services[service]
         exchange = AsyncExchange(self._flavour, balancer, links, request)
         try:
-            response = await drive_async(exchange.steps, balancer, exchange.send, exchange.classify, exchange.discard)
+            response = await exchange.call()
         except NoEndpointsError as error:
             raise self._flavour.no_endpoints_error(error, request) from None
         if response.is_closed:  # made with its body: nobody will close its stream
