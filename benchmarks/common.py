@@ -14,11 +14,14 @@ import os
 import platform
 import statistics
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
-from typing import NoReturn
+from pathlib import Path
+from typing import NoReturn, TypeVar
 
 Sides = Mapping[str, Callable[[], float]]
+Measure = TypeVar("Measure")
 
 
 def arguments(description: str | None) -> argparse.Namespace:
@@ -34,15 +37,35 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def alternate(sides: Sides, rounds: int) -> dict[str, list[float]]:
+def alternate(sides: Mapping[str, Callable[[], Measure]], rounds: int) -> dict[str, list[Measure]]:
     """Measure every side once per round. Each round begins with another side, so that none always goes first."""
-    measured: dict[str, list[float]] = {name: [] for name in sides}
+    measured: dict[str, list[Measure]] = {name: [] for name in sides}
     names = list(sides)
     for turn in range(rounds):
         first = turn % len(names)
         for name in names[first:] + names[:first]:
             measured[name].append(sides[name]())
     return measured
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """The smallest value that at least `percent` of all do not exceed."""
+    ordered = sorted(values)
+    return ordered[max(math.ceil(len(ordered) * percent / 100) - 1, 0)]
+
+
+def processes() -> list[int]:
+    """The ids of this process and of all that it has started and that live."""
+    found = [os.getpid()]
+    for pid in found:  # grows meanwhile
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            found += map(int, (task / "children").read_text().split())
+    return found
+
+
+def processor_seconds(pids: Sequence[int]) -> float:
+    """Processor time that processes have used so far: what /proc/PID/stat says, by its nanosecond clock."""
+    return sum(time.clock_gettime(~pid << 3 | 2) for pid in pids)  # clock_getcpuclockid(3)
 
 
 class Report:

@@ -1,4 +1,4 @@
-"""What importing clientlb costs a program that starts: a new Python that imports it, against a new Python that does not.
+"""What importing clientlb costs a program that starts: a new Python that imports it, against one that does not.
 
 The time is that of the processor, user and system, from start to end of the process, so that other programs cost
 nothing but the cache that they use. Every figure is a median of per-round differences, the sides alternating.

@@ -43,7 +43,7 @@ http {{
 
 
 def find_nginx() -> str | None:
-    """The nginx that nginx.sh has unpacked, or the one on PATH."""
+    """The nginx that proxies.sh has unpacked, or the one on PATH."""
     unpacked = Path(__file__).parents[1] / ".tools" / "servers" / "nginx" / "nginx"
     return str(unpacked) if unpacked.exists() else shutil.which("nginx")
 

@@ -152,7 +152,7 @@ def main() -> None:
         compare(report, "grpc.aio", grpc_aio, rounds, port)
     report.print(arguments.json)
     if program is None:
-        print("no nginx (run benchmarks/nginx.sh, or put it on PATH): the HTTP figures are missing", file=sys.stderr)
+        print("no nginx (run benchmarks/proxies.sh, or put it on PATH): the HTTP figures are missing", file=sys.stderr)
         raise SystemExit(1)
 
 
