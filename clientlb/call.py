@@ -82,16 +82,27 @@ class Trace:
 
     Attributes:
         service: Name of the service.
-        attempts: Every attempt in order, with its endpoint and its reason.
         refusal: Why a failure that could have been repeated was not; None after a success, and after any other failure.
     """
 
-    __slots__ = ("attempts", "refusal", "service")
+    __slots__ = ("_attempts", "_first", "refusal", "seconds", "service")
 
-    def __init__(self, service: str) -> None:
+    def __init__(self, service: str, first: Pick | None = None) -> None:
         self.service: str = service
-        self.attempts: list[Tried] = []
         self.refusal: Refusal | None = None
+        self._attempts: list[Tried] | None = None  # made when asked for: most calls have one, and nobody asks
+        self._first = first
+        self.seconds: float | None = None
+        """Time to the head of the response, of a call that succeeded at once."""
+
+    @property
+    def attempts(self) -> list[Tried]:
+        """Every attempt in order."""
+        if self._attempts is None:
+            self._attempts = []
+            if self._first is not None and self.seconds is not None:
+                self._attempts.append(Tried(self._first.endpoint, "", self.seconds))
+        return self._attempts
 
     @property
     def endpoint(self) -> Endpoint:
@@ -143,21 +154,14 @@ def asking(
     return ask
 
 
-def begin(balancer: Balancer, repeatable: bool) -> Attempt | None:
-    """Make the first attempt of a call without its generator; None while no endpoint is known.
+def succeed(balancer: Balancer, pick: Pick, trace: Trace) -> None:
+    """End a call whose first attempt was made without the generator and has succeeded.
 
-    A generator costs more than all the rest of a call that succeeds at once. So a shell may begin here and end with
-    `succeed`; if anything else comes of the attempt, it goes on with `call(..., begun=attempt)`.
+    A generator costs more than all the rest of a call that succeeds at once. So a shell may take a pick by itself; if
+    anything else comes of it, it goes on with `call(..., begun=Attempt(pick, 1, trace))`. The pick belongs to the shell.
     """
-    pick = balancer.try_pick((), repeatable)
-    return None if pick is None else Attempt(pick, 1, Trace(balancer.service))
-
-
-def succeed(balancer: Balancer, attempt: Attempt) -> None:
-    """End a call that was begun by `begin` and has succeeded; the pick belongs to the shell from now on."""
-    pick = attempt.pick
     now = balancer.clock()
-    attempt.trace.attempts.append(Tried(pick.node.endpoint, "", now - pick.started))
+    trace.seconds = now - pick.started
     pick.observe(_SUCCESS, "", now)
 
 
@@ -182,7 +186,7 @@ def call(
         deadline: When the caller stops waiting, in seconds of the balancer's clock.
         whole: The verdict is the end of its attempt; no body or stream follows it.
         request: What the call says about itself, for policies that heed a key or a filter.
-        begun: The first attempt, if it was made by `begin`: it comes first, for its verdict.
+        begun: The first attempt, if the shell has made it already: it comes first, for its verdict.
 
     Raises:
         NoEndpointsError: No endpoint became known in time, or none matches the filter, which has no fallback.

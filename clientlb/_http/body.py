@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator
+from types import AsyncGeneratorType
 from typing import TYPE_CHECKING, Any
 
 from clientlb._http.links import Link, Links
@@ -90,10 +91,12 @@ class AsyncResponseBody(_ResponseBody):
         return self
 
     async def __anext__(self) -> bytes:
-        assert self._parts is not None
+        if self._parts is None:
+            raise StopAsyncIteration
         try:
             return await anext(self._parts)
         except StopAsyncIteration:
+            self._parts = None
             raise
         except Exception as error:
             translated = self._broke_off(error)
@@ -104,8 +107,8 @@ class AsyncResponseBody(_ResponseBody):
     async def aclose(self) -> None:
         """End the call."""
         try:
-            if isinstance(self._parts, AsyncGenerator):
-                await self._parts.aclose()  # it may have been left half-way
+            if isinstance(self._parts, AsyncGeneratorType):  # it was left half-way
+                await self._parts.aclose()
             await self._stream.aclose()
         finally:
             self._pick.release()

@@ -17,10 +17,11 @@ from clientlb._http.links import Link, Links
 from clientlb._http.message import AnyRequest, is_idempotent, is_replayable
 from clientlb._http.verdict import of_status
 from clientlb.balancer import Balancer
-from clientlb.call import Attempt, Steps, asked, begin, call, succeed
+from clientlb.call import Attempt, Steps, Trace, asked, call, succeed
 from clientlb.drive import drive, drive_async
 from clientlb.options import CallOptions
 from clientlb.outcome import SUCCEEDED, Outcome, Verdict
+from clientlb.pick import Pick
 
 _log = logging.getLogger("clientlb.http")
 
@@ -93,10 +94,10 @@ class _Exchange(ABC, Generic[AnyRequest]):
     def _one_shot(self) -> OneShotBody | AsyncOneShotBody | None:
         """Wrap the body of the request; None if it is of the wrong kind, which the inner transport will say."""
 
-    def _address(self, attempt: Attempt) -> tuple[Link[Any], bytes, Mapping[str, Any]]:
+    def _address(self, pick: Pick) -> tuple[Link[Any], bytes, Mapping[str, Any]]:
         """The transport of an attempt, taken, the scheme to the endpoint, and what of the request differs there."""
         request = self._request
-        endpoint = attempt.pick.node.endpoint
+        endpoint = pick.node.endpoint
         scheme, secure, wanted = _SCHEMES[request.url.scheme]
         changes = _NOTHING if self._body is None else {"stream": self._body}
         server_name: str | None = None
@@ -153,21 +154,22 @@ class Exchange(_Exchange[AnyRequest]):
         """Make the call; returns the response of the attempt that stands."""
         balancer = self._balancer
         # a call that asks for something itself takes the long way
-        first = begin(balancer, self._idempotent and self._replayable) if self._options is None else None
-        if first is None:
+        pick = balancer.try_pick((), self._idempotent and self._replayable) if self._options is None else None
+        if pick is None:
             return drive(self._steps(None), balancer, self.send, self.classify, self.discard)
+        trace = Trace(balancer.service, pick)
         try:
-            response = self.send(first)
+            response = self._send(pick, trace)
         except Exception as error:
-            made = _Made(first, None, error)
+            made = _Made(Attempt(pick, 1, trace), None, error)
         except BaseException:
-            first.pick.release(_IGNORED)
+            pick.release(_IGNORED)
             raise
         else:
-            if self._succeeded(response):
-                succeed(balancer, first)
+            if response.status_code < 400 and self._succeeded(response):
+                succeed(balancer, pick, trace)
                 return response
-            made = _Made(first, response, None)
+            made = _Made(Attempt(pick, 1, trace), response, None)
         return self._go_on(made)
 
     def _go_on(self, made: _Made) -> Any:
@@ -178,15 +180,18 @@ class Exchange(_Exchange[AnyRequest]):
 
     def send(self, attempt: Attempt) -> Any:
         """Make one attempt."""
-        link, scheme, changes = self._address(attempt)
+        return self._send(attempt.pick, attempt.trace)
+
+    def _send(self, pick: Pick, trace: Trace) -> Any:
+        link, scheme, changes = self._address(pick)
         try:
             response = link.transport.send(self._request, scheme, changes)
         except BaseException:
             if self._links.give_back(link):
                 close_retired(self._links)
             raise
-        response.extensions["clientlb"] = attempt.trace
-        response.stream = self._flavour.response_body(response.stream, attempt.pick, self._flavour, self._links, link)
+        response.extensions["clientlb"] = trace
+        response.stream = self._flavour.response_body(response.stream, pick, self._flavour, self._links, link)
         return response
 
     def discard(self, response: Any) -> None:
@@ -210,21 +215,22 @@ class AsyncExchange(_Exchange[AnyRequest]):
         """Make the call; returns the response of the attempt that stands."""
         balancer = self._balancer
         # a call that asks for something itself takes the long way
-        first = begin(balancer, self._idempotent and self._replayable) if self._options is None else None
-        if first is None:
+        pick = balancer.try_pick((), self._idempotent and self._replayable) if self._options is None else None
+        if pick is None:
             return await drive_async(self._steps(None), balancer, self.send, self.classify, self.discard)
+        trace = Trace(balancer.service, pick)
         try:
-            response = await self.send(first)
+            response = await self._send(pick, trace)
         except Exception as error:
-            made = _Made(first, None, error)
+            made = _Made(Attempt(pick, 1, trace), None, error)
         except BaseException:
-            first.pick.release(_IGNORED)
+            pick.release(_IGNORED)
             raise
         else:
-            if self._succeeded(response):
-                succeed(balancer, first)
+            if response.status_code < 400 and self._succeeded(response):
+                succeed(balancer, pick, trace)
                 return response
-            made = _Made(first, response, None)
+            made = _Made(Attempt(pick, 1, trace), response, None)
         return await self._go_on(made)
 
     async def _go_on(self, made: _Made) -> Any:
@@ -235,17 +241,18 @@ class AsyncExchange(_Exchange[AnyRequest]):
 
     async def send(self, attempt: Attempt) -> Any:
         """Make one attempt."""
-        link, scheme, changes = self._address(attempt)
+        return await self._send(attempt.pick, attempt.trace)
+
+    async def _send(self, pick: Pick, trace: Trace) -> Any:
+        link, scheme, changes = self._address(pick)
         try:
             response = await link.transport.send(self._request, scheme, changes)
         except BaseException:
             if self._links.give_back(link):
                 await aclose_retired(self._links)
             raise
-        response.extensions["clientlb"] = attempt.trace
-        response.stream = self._flavour.async_response_body(
-            response.stream, attempt.pick, self._flavour, self._links, link
-        )
+        response.extensions["clientlb"] = trace
+        response.stream = self._flavour.async_response_body(response.stream, pick, self._flavour, self._links, link)
         return response
 
     async def discard(self, response: Any) -> None:
