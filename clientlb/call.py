@@ -158,7 +158,7 @@ def succeed(balancer: Balancer, pick: Pick, trace: Trace) -> None:
     """End a call whose first attempt was made without the generator and has succeeded.
 
     A generator costs more than all the rest of a call that succeeds at once. So a shell may take a pick by itself; if
-    anything else comes of it, it goes on with `call(..., begun=Attempt(pick, 1, trace))`. The pick belongs to the shell.
+    anything else comes of it, it goes on with `call(..., begun=Attempt(pick, 1, trace))`. The pick is the shell's own.
     """
     now = balancer.clock()
     trace.seconds = now - pick.started
