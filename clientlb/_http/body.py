@@ -107,9 +107,11 @@ class AsyncResponseBody(_ResponseBody):
     async def aclose(self) -> None:
         """End the call."""
         try:
-            if isinstance(self._parts, AsyncGeneratorType):  # it was left half-way
-                await self._parts.aclose()
-            await self._stream.aclose()
+            try:
+                if isinstance(self._parts, AsyncGeneratorType):  # it was left half-way
+                    await self._parts.aclose()
+            finally:  # also when that is cancelled
+                await self._stream.aclose()
         finally:
             self._pick.release()
             link, self._link = self._link, None

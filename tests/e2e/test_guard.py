@@ -170,7 +170,7 @@ def test_list_never_shrinks_while_leases_of_consul_run_out(own_consul: ConsulSer
 def test_list_never_shrinks_while_sessions_of_zookeeper_expire(own_zookeeper: ZooKeeperServer, service: str) -> None:
     path = f"/services/{service}"
     with subprocess.Popen(
-        [sys.executable, "-m", "tests.e2e.registrars", own_zookeeper.hosts, path, "1"],
+        [sys.executable, "-m", "tests.e2e.registrars", own_zookeeper.hosts, path, "4"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         cwd=Path(__file__).parents[2],
