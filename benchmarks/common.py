@@ -141,6 +141,7 @@ class Report:
                         "benchmark": self.benchmark,
                         "figures": self.figures,
                         "targets": self.targets,
+                        "anchors": self._anchors,
                         "noise": {name: round(noise, 4) for name, noise in self._noise.items()},
                         "environment": self.environment,
                     }
