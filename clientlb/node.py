@@ -32,14 +32,19 @@ class LoadReport:
     at: float = 0.0
 
 
-class _Drawn:
-    """What a policy reads of each node that it draws. Python lays out the slots of a class by name, and those of its
-    base first; so these two lie next to each other at the head of the object."""
+# Python lays out the slots of a class by name, after those of its base. So what a policy reads of each node that it
+# draws is at the head of the object, and what an ordinary call reads of its node is next: in few lines of the cache
 
+
+class _Drawn:
     __slots__ = ("in_flight", "score")
 
 
-class Node(_Drawn):
+class _Called(_Drawn):
+    __slots__ = ("column", "connected", "heard", "heard_at", "inverse_weight", "mean", "troubled")
+
+
+class Node(_Called):
     """Live state of one endpoint. Only the balancer and its policy change it, under the balancer's lock.
 
     Attributes:
@@ -58,18 +63,7 @@ class Node(_Drawn):
         column: Where its counters are in the figures of the balancer.
     """
 
-    __slots__ = (
-        "breaker",
-        "column",
-        "connected",
-        "endpoint",
-        "heard",
-        "heard_at",
-        "inverse_weight",
-        "mean",
-        "report",
-        "troubled",
-    )
+    __slots__ = ("breaker", "endpoint", "report")
 
     def __init__(self, endpoint: Endpoint, column: int = 0) -> None:
         self.describe(endpoint)

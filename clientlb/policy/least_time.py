@@ -27,10 +27,11 @@ _DRAWN = 4
 """Nodes that a pick compares."""
 _MANY = 1000
 """Nodes from which on a pick compares two: one client cannot know so many well anyway."""
-_DRAWS = 64
-"""Draws after which their pattern repeats."""
+_PATTERNS = (127, 131)
+"""Draws after which the steps repeat: the first of these primes that does not divide the number of nodes, so that every
+node has a turn with all of them."""
 _KEPT = 16
-"""Numbers of nodes whose draws are kept."""
+"""Numbers of nodes whose patterns are kept."""
 _LOOK_EVERY = 32
 """One in so many picks looks whether a node has to be tried again. It bounds what the slowest nodes can cost a client
 that calls so rarely that nothing is ever fresh."""
@@ -41,10 +42,11 @@ _FIRST_FAILURE = 1.0
 _LONGEST_FAILURE = 30.0
 """Seconds. Failures in a row multiply a latency up to here."""
 _PAUSE = 1.0
-"""Seconds without a call at a node, after which the mean is told that time has passed."""
+"""Seconds without an answer, from which on the mean fades. Busy nodes are spared the arithmetic."""
 
-_Draw = tuple[int, int, int]
-"""How far the second, the third and the fourth node are from the first one. A draw whose second is 0 looks."""
+_Steps = tuple[int, int, int]
+"""How far the second, the third and the fourth node of a draw are from the first one. 0 for the second means to look
+for a node that has to be tried again, 0 for the third that two are enough."""
 
 
 class LeastTime:
@@ -52,9 +54,9 @@ class LeastTime:
 
         cost = max(mean, silence) ** 2 * (in_flight + 1) / weight
 
-    The mean is that of the last `answers` answers or of the last `decay` seconds, whichever is less. The silence is the
-    time for which a node with calls in flight has answered none of them, so that one that hangs is seen before its
-    first timeout.
+    The mean is that of the last `answers` answers; where they come seconds apart, those of the last `decay` seconds
+    count most. The silence is the time for which a node with calls in flight has answered none of them, so that one
+    that hangs is seen before its first timeout.
 
     A node that had no call for `retry_after` seconds gets one, to find out whether it is still as slow as it was. What
     comes of it is averaged with the mean of its peers, not with what was known before. A node that is new, or has just
@@ -71,14 +73,15 @@ class LeastTime:
     Args:
         answers: How many answers the mean remembers (default 28; of fewer, the mean is mostly luck).
         decay: Time constant of the mean in seconds (default 10, as in Finagle's `PeakEwma`).
-        retry_after: Seconds without a call after which a node is tried again (default 10).
+        retry_after: Seconds without a call after which a node is tried again (default 10); `failure_factor` times as
+            long if its last call failed.
         failure_factor: What a failure multiplies the latency by (default 3).
 
     Raises:
         ConfigurationError: A value is out of its range.
     """
 
-    __slots__ = ("_count", "_draws", "_draws_among", "answers", "decay", "failure_factor", "retry_after")
+    __slots__ = ("_count", "_firsts", "_patterns", "_steps", "answers", "decay", "failure_factor", "retry_after")
 
     def __init__(
         self, answers: float = 28.0, decay: float = 10.0, retry_after: float = 10.0, failure_factor: float = 3.0
@@ -93,9 +96,10 @@ class LeastTime:
         self.decay: float = decay
         self.retry_after: float = retry_after
         self.failure_factor: float = failure_factor
-        self._draws: Iterator[_Draw] = iter(())
         self._count = 0
-        self._draws_among: LRUCache[int, Iterator[_Draw]] = LRUCache(_KEPT)
+        self._firsts: Iterator[int] = iter(())
+        self._steps: Iterator[_Steps] = iter(())
+        self._patterns: LRUCache[int, tuple[Iterator[int], Iterator[_Steps]]] = LRUCache(_KEPT)
 
     # ------------------------------------------------------------------ who is next
 
@@ -104,12 +108,12 @@ class LeastTime:
         count = len(nodes)
         if count != self._count:
             if count == 1:
+                self._begin(nodes[0], now)
                 return nodes[0]
             self._draw_among(count, rng)
-        # one random number for the first node; where the others are from there was drawn before. Python counts
-        # negative indices from the end, so the step never leaves the tuple
-        first = int(rng.random() * count)
-        second, third, fourth = draw = next(self._draws)
+        # Python counts negative indices from the end, so a step down from the first one never leaves the tuple
+        first = next(self._firsts)
+        second, third, fourth = steps = next(self._steps)
         chosen = nodes[first]
         least = chosen.score * (chosen.in_flight + 1)
         node = nodes[first - second]
@@ -129,21 +133,27 @@ class LeastTime:
                 chosen = node
                 least = cost
         if least == _UNKNOWN or not second:
-            return self._choose_with_care(_drawn(nodes, first, draw), now, look=not second)
+            return self._choose_with_care(_drawn(nodes, first, steps), now, look=not second)
         if not chosen.in_flight:
             if now - chosen.heard_at > _PAUSE:
                 self._fade(chosen, now)
             chosen.heard_at = now
         elif now - chosen.heard_at > chosen.mean:  # silent; that can only make a cost higher, so else it is the least
-            return self._choose_with_care(_drawn(nodes, first, draw), now, look=False)
+            return self._choose_with_care(_drawn(nodes, first, steps), now, look=False)
         return chosen
 
     def _draw_among(self, count: int, rng: random.Random) -> None:
-        """Draw among so many nodes from now on. Retries and wrappers take turns between a few numbers of nodes."""
-        draws = self._draws_among.get(count)
-        if draws is None:
-            draws = self._draws_among[count] = cycle(_draws(count, rng))
-        self._draws = draws
+        """Draw among so many nodes from now on. Retries and wrappers take turns between a few numbers of nodes.
+
+        A random number costs as much as the comparison of two nodes. So what is random is a pattern, drawn once: an
+        order in which the nodes come first, and steps from there to the others.
+        """
+        pattern = self._patterns.get(count)
+        if pattern is None:
+            # an order of thousands takes milliseconds to make, and their number changes with every one that leaves
+            order = cycle(rng.sample(range(count), count)) if count < _MANY else _numbers(count, rng)
+            pattern = self._patterns[count] = order, cycle(_steps(count, rng))
+        self._firsts, self._steps = pattern
         self._count = count
 
     def _choose_with_care(self, drawn: Sequence[Node], now: float, *, look: bool) -> Node:
@@ -155,7 +165,7 @@ class LeastTime:
         known = [node for node in drawn if node.score != _UNKNOWN]
         if not known:
             return min(drawn, key=lambda node: node.in_flight * node.inverse_weight)
-        if not first.in_flight and (first.score == _UNKNOWN or (look and now - first.heard_at > self.retry_after)):
+        if not first.in_flight and (first.score == _UNKNOWN or (look and self._is_forgotten(first, now))):
             # its mean begins with that of its peers, which counts as one answer; until its own comes, it costs the same
             peers = [node for node in known if node is not first] or known
             first.mean = sum(peer.mean for peer in peers) / len(peers)
@@ -163,10 +173,19 @@ class LeastTime:
             first.heard_at = now
             return first
         chosen = min(known, key=lambda node: self._cost(node, now))
-        if not chosen.in_flight:
-            self._fade(chosen, now)
-            chosen.heard_at = now
+        self._begin(chosen, now)
         return chosen
+
+    def _is_forgotten(self, node: Node, now: float) -> bool:
+        patience = self.retry_after * self.failure_factor if node.troubled else self.retry_after
+        return now - node.heard_at > patience
+
+    def _begin(self, node: Node, now: float) -> None:
+        """Note that a node begins to have calls in flight, if it does."""
+        if not node.in_flight:
+            if now - node.heard_at > _PAUSE:
+                self._fade(node, now)
+            node.heard_at = now
 
     def _cost(self, node: Node, now: float) -> float:
         """The cost of a call at a node."""
@@ -189,8 +208,9 @@ class LeastTime:
                 return
         if seconds < _SHORTEST:
             seconds = _SHORTEST
-        # 1 / (1 + x) in place of exp(-x): it fades as well, and costs no call
-        heard = node.heard * self.decay / (self.decay + now - node.heard_at) + 1.0
+        if seconds > _PAUSE:
+            self._fade(node, now)
+        heard = node.heard + 1.0
         if heard > self.answers:
             heard = self.answers
         mean = node.mean
@@ -201,7 +221,7 @@ class LeastTime:
         node.score = mean * mean * node.inverse_weight
 
     def _fade(self, node: Node, now: float) -> None:
-        """Let the answers of a node count less after a time without any."""
+        """Let the answers of a node count less after a time without any. 1 / (1 + x) fades as exp(-x) does."""
         node.heard *= self.decay / (self.decay + now - node.heard_at)
 
     def _latency_of_failure(self, node: Node) -> float:
@@ -213,20 +233,25 @@ class LeastTime:
         return None if node.score == _UNKNOWN else sqrt(node.score / node.inverse_weight)
 
 
-def _drawn(nodes: Sequence[Node], first: int, draw: _Draw) -> list[Node]:
+def _drawn(nodes: Sequence[Node], first: int, steps: _Steps) -> list[Node]:
     """The nodes of a draw, each of them once."""
-    return [nodes[first - step] for step in dict.fromkeys((0, *draw))]
+    return [nodes[first - step] for step in dict.fromkeys((0, *steps))]
 
 
-def _draws(count: int, rng: random.Random) -> list[_Draw]:
-    """Some draws among so many nodes, at least two. Of two or of many, the third and the fourth are left out."""
-    few = count == 2 or count >= _MANY
-    drawn: list[_Draw] = []
-    for number in range(_DRAWS):
-        steps = rng.sample(range(1, count), min(count - 1, _DRAWN - 1))
-        steps += steps[-1:] * 2
+def _numbers(count: int, rng: random.Random) -> Iterator[int]:
+    """Random numbers below `count`, for ever."""
+    return map(int, map(float(count).__mul__, iter(rng.random, None)))
+
+
+def _steps(count: int, rng: random.Random) -> list[_Steps]:
+    """The steps of some draws among so many nodes, at least two."""
+    two = count == 2 or count >= _MANY
+    made: list[_Steps] = []
+    for number in range(next(length for length in _PATTERNS if count % length)):
+        drawn = rng.sample(range(1, count), min(count - 1, _DRAWN - 1))
+        drawn += drawn[-1:] * 2  # of two or three nodes, some are compared twice
         if number % _LOOK_EVERY == 0:
-            drawn.append((0, steps[0], steps[1]))
+            made.append((0, drawn[0], drawn[1]))
         else:
-            drawn.append((steps[0], 0, 0) if few else (steps[0], steps[1], steps[2]))
-    return drawn
+            made.append((drawn[0], 0, 0) if two else (drawn[0], drawn[1], drawn[2]))
+    return made

@@ -62,7 +62,7 @@ def test_the_slower_half_gets_what_four_draws_leave_it():
     policy = LeastTime()
     hundred = known(policy, *[0.010, 0.020] * 50)
     slow = sum(shares(policy, hundred)[1::2])
-    assert slow == pytest.approx((0.5 * 49 / 99) ** 2, abs=0.01), "only when all four are slow"
+    assert slow == pytest.approx((0.5 * 49 / 99) ** 2, abs=0.03), "only when all four are slow"
 
 
 def test_remembers_so_many_answers():
@@ -77,9 +77,10 @@ def test_remembers_so_many_answers():
 def test_remembers_ten_seconds():
     policy = LeastTime()
     (node,) = known(policy, 0.100)
-    for second in range(100):
-        policy.observe(node, 0.100, True, 10.0 * second)
-    policy.observe(node, 0.300, True, 1000.0)
+    rng = random.Random(1)
+    for turn in range(101):
+        assert policy.choose((node,), 10.0 * turn, rng) is node
+        policy.observe(node, 0.100 if turn < 100 else 0.300, True, 10.0 * turn)
     assert policy.latency(node) == pytest.approx(0.200, abs=0.005), "the one before counts half, ten seconds later"
 
 
@@ -270,6 +271,16 @@ def test_among_thousands_an_unknown_node_gets_its_share():
     policy = LeastTime()
     fleet = (*known(policy, *[0.010] * 2_000), *nodes(1))
     assert chosen(policy, fleet, 100_000)[fleet[-1]] == pytest.approx(50, abs=20)
+
+
+def test_who_failed_last_is_left_alone_for_longer():
+    policy = LeastTime()
+    two = known(policy, 0.010, 0.010)
+    policy.observe(two[1], 1.0, False, 0.0)
+    two[1].troubled = True
+    for now, tried in ((11.0, 0), (29.0, 0), (31.0, 1)):
+        two[0].heard_at = now
+        assert chosen(policy, two, 1_000, now=now)[two[1]] == tried
 
 
 def test_takes_turns_between_lists():
