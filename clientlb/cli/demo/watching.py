@@ -13,6 +13,8 @@ from clientlb.stats import EndpointStats
 from clientlb.telemetry.logging import describe
 
 _STATES = {"closed": "in use", "open": "ejected", "half-open": "probed"}
+_NAMED_WITHIN = 3.0
+"""Seconds for which news of a server waits for its name."""
 
 
 class Watching:
@@ -27,11 +29,11 @@ class Watching:
         self._labels = labels
         self._rows: dict[tuple[str, str], Row] = {}
         self._looks: list[tuple[float, dict[str, int]]] = []
-        self._happened: deque[events.Event] = deque()
+        self._happened: deque[tuple[float, events.Event]] = deque()
 
     def note(self, event: events.Event) -> None:
         """Remember an event. A hook: it may be called from any thread."""
-        self._happened.append(event)
+        self._happened.append((time.monotonic(), event))
 
     def look(self, services: Services, names: Mapping[str, str]) -> None:
         """Read the figures as they are now.
@@ -55,7 +57,12 @@ class Watching:
         """What happened since this was last asked, in words."""
         lines: list[str] = []
         while self._happened:
-            event = self._happened.popleft()
+            noted, event = self._happened[0]
+            if isinstance(event, events.EndpointsChanged):
+                nameless = any(endpoint.address not in names for endpoint in event.added)
+                if nameless and time.monotonic() - noted < _NAMED_WITHIN:
+                    break  # the registry knows a server that starts before its name is known here
+            self._happened.popleft()
             if isinstance(event, events.EndpointsChanged):
                 self.endpoints_seen.update(endpoint.key for endpoint in event.added)
             if isinstance(event, events.Retried):
