@@ -28,8 +28,11 @@ is in flight until its response is closed, so streamed responses have to be clos
 
 from __future__ import annotations
 
-import httpcore
-import httpx
+try:
+    import httpcore
+    import httpx
+except ImportError as _error:
+    raise ImportError("this needs httpx: pip install 'clientlb[httpx]'", name=_error.name) from _error
 
 from clientlb import errors
 from clientlb._http.client import BalancedClient

@@ -8,8 +8,11 @@ All that the docstring of `clientlb.httpx` says is true here, too; the classes a
 
 from __future__ import annotations
 
-import httpcore2
-import httpx2
+try:
+    import httpcore2
+    import httpx2
+except ImportError as _error:
+    raise ImportError("this needs httpx2: pip install 'clientlb[httpx2]'", name=_error.name) from _error
 
 from clientlb import errors
 from clientlb._http.client import BalancedClient

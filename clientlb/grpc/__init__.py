@@ -11,7 +11,10 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-import grpc
+try:
+    import grpc
+except ImportError as _error:
+    raise ImportError("this needs grpcio: pip install 'clientlb[grpc]'", name=_error.name) from _error
 
 from clientlb.grpc._base import KeyOf, WhereOf
 from clientlb.grpc._channel import Channel
