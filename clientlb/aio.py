@@ -29,6 +29,11 @@ async def to_thread(function: Callable[[], Result]) -> Result:
     return result
 
 
+def in_trio() -> bool:
+    """Whether this is a task of trio."""
+    return _trio_of_this_task() is not None
+
+
 def running_loop() -> Hashable:
     """What tells the event loop of this task from all others: asyncio's loop, or the token of a run of trio.
 

@@ -23,12 +23,14 @@ class RetryState(RetryCallState):
 
     Attributes:
         transparent: Attempts so far that are not in `attempt_number`, because they never reached a server.
+        stale: One of those was made on a stale connection; there is no second one.
     """
 
     def __init__(self, rng: random.Random, started: float) -> None:
         super().__init__(retry_object=None, fn=None, args=(), kwargs={})  # type: ignore[arg-type]
         self.rng = rng
         self.transparent = 0
+        self.stale = False
         self.start_time = started
         self.outcome_timestamp: float | None = started
 

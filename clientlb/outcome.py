@@ -42,6 +42,9 @@ class Verdict:
         retry_after: The server asked to wait this many seconds before another attempt.
         untouched: Nothing of the request's body was read, so that even a one-shot body can still be sent elsewhere.
         cause: What kind of failure it was, if it was one.
+        stale: What broke was a connection kept from earlier calls, before any answer came. Most likely it was closed
+            for having been idle: that says nothing about the endpoint, and the request may be repeated at once if it
+            may be repeated at all.
     """
 
     outcome: Outcome
@@ -50,6 +53,7 @@ class Verdict:
     retry_after: float | None = None
     untouched: bool = False
     cause: Cause = Cause.APPLICATION
+    stale: bool = False
 
 
 SUCCEEDED = Verdict(Outcome.SUCCESS)

@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from clientlb._http.message import copy_to
+from clientlb.aio import in_trio
 from clientlb.endpoint import Endpoint
 
 if TYPE_CHECKING:
@@ -58,6 +59,59 @@ class CoreErrors:
         return error
 
 
+class Dialler:
+    """A network backend of httpcore that notes when a connection was made.
+
+    So an attempt that broke can tell whether its connection was a new one: it was not if none was made meanwhile.
+
+    Args:
+        backend: Makes the connections.
+
+    Attributes:
+        latest: Another object after every new connection; two threads cannot make it the same one again.
+    """
+
+    __slots__ = ("_backend", "latest")
+
+    def __init__(self, backend: Any) -> None:
+        self._backend = backend
+        self.latest = object()
+
+    def connect_tcp(self, *arguments: Any, **options: Any) -> Any:
+        """As that of httpcore."""
+        stream = self._backend.connect_tcp(*arguments, **options)
+        self.latest = object()
+        return stream
+
+    def connect_unix_socket(self, *arguments: Any, **options: Any) -> Any:
+        """As that of httpcore."""
+        stream = self._backend.connect_unix_socket(*arguments, **options)
+        self.latest = object()
+        return stream
+
+    def sleep(self, seconds: float) -> Any:
+        """As that of httpcore."""
+        return self._backend.sleep(seconds)
+
+
+class AsyncDialler(Dialler):
+    """The async one."""
+
+    __slots__ = ()
+
+    async def connect_tcp(self, *arguments: Any, **options: Any) -> Any:
+        """As that of httpcore."""
+        stream = await self._backend.connect_tcp(*arguments, **options)
+        self.latest = object()
+        return stream
+
+    async def connect_unix_socket(self, *arguments: Any, **options: Any) -> Any:
+        """As that of httpcore."""
+        stream = await self._backend.connect_unix_socket(*arguments, **options)
+        self.latest = object()
+        return stream
+
+
 class _Direct:
     """The connections to one endpoint.
 
@@ -67,7 +121,7 @@ class _Direct:
         settings: `verify`, `http1`, `http2` and perhaps `limits`, as `Settings.arguments` makes them.
     """
 
-    __slots__ = ("_core", "_errors", "_host", "_pool", "_port", "_response")
+    __slots__ = ("_core", "_dialler", "_errors", "_host", "_pool", "_port", "_response")
 
     _pool_name = "ConnectionPool"
 
@@ -80,6 +134,7 @@ class _Direct:
         self._response = flavour.module.Response
         self._host = endpoint.host.encode()
         self._port = endpoint.port
+        self._dialler = self._new_dialler()
         self._pool = getattr(flavour.core, self._pool_name)(
             ssl_context=settings["verify"],
             max_connections=limits.max_connections,
@@ -87,7 +142,16 @@ class _Direct:
             keepalive_expiry=limits.keepalive_expiry,
             http1=settings["http1"],
             http2=settings["http2"],
+            network_backend=self._dialler,
         )
+
+    @property
+    def latest(self) -> object:
+        """Another object after every new connection."""
+        return self._dialler.latest
+
+    def _new_dialler(self) -> Dialler:
+        return Dialler(self._core.SyncBackend())
 
     def _addressed(self, request: Any, scheme: bytes, changes: Mapping[str, Any]) -> Any:
         core = self._core
@@ -131,6 +195,9 @@ class AsyncDirect(_Direct):
 
     _pool_name = "AsyncConnectionPool"
 
+    def _new_dialler(self) -> Dialler:
+        return AsyncDialler(self._core.TrioBackend() if in_trio() else self._core.AnyIOBackend())
+
     async def send(self, request: Any, scheme: bytes, changes: Mapping[str, Any]) -> Any:
         """As that of `Direct`."""
         try:
@@ -159,6 +226,11 @@ class _Through:
         self._url = flavour.url
         self._address = {"raw_host": endpoint.host.encode(), "port": endpoint.port}
         self._transport = transport
+
+    @property
+    def latest(self) -> object:
+        """Another object every time: how old the connections of a user's transport are is not known."""
+        return object()
 
     def _addressed(self, request: Any, scheme: bytes, changes: Mapping[str, Any]) -> Any:
         return copy_to(request, self._url, scheme, self._address, changes)

@@ -59,6 +59,7 @@ class _Exchange(ABC, Generic[AnyRequest]):
         "_replayable",
         "_request",
         "_retry",
+        "_stale",
     )
 
     def __init__(self, flavour: Flavour, balancer: Balancer, links: Links[Any], request: AnyRequest) -> None:
@@ -70,6 +71,7 @@ class _Exchange(ABC, Generic[AnyRequest]):
         self._links = links
         self._request = request
         self._retry = retry
+        self._stale: BaseException | None = None
         self._options = options
         self._idempotent = is_idempotent(request, options, retry)
         self._replayable = is_replayable(request.stream, flavour.byte_stream)
@@ -116,7 +118,13 @@ class _Exchange(ABC, Generic[AnyRequest]):
             return of_status(status, response.headers, retryable, time.time(), untouched=self._untouched)
         if self._body is not None and self._body.error is error:
             return Verdict(Outcome.IGNORED, f"{type(error).__name__} in the request body")
-        return self._flavour.errors.of(error, untouched=self._untouched)
+        return self._flavour.errors.of(error, untouched=self._untouched, stale=error is self._stale)
+
+    def _failed_on_a_kept_connection(self, error: BaseException, pick: Pick) -> None:
+        """No evidence, if the connection broke: it may have been closed for having been idle, in the same moment."""
+        if self._flavour.errors.hung_up(error) and (self._body is None or self._body.error is not error):
+            self._stale = error
+            pick.observe(_IGNORED)  # what the call reports will be the second, which does not count
 
     @property
     def _untouched(self) -> bool:
@@ -184,9 +192,12 @@ class Exchange(_Exchange[AnyRequest]):
 
     def _send(self, pick: Pick, trace: Trace) -> Any:
         link, scheme, changes = self._address(pick)
+        latest = link.transport.latest
         try:
             response = link.transport.send(self._request, scheme, changes)
-        except BaseException:
+        except BaseException as error:
+            if latest is link.transport.latest:
+                self._failed_on_a_kept_connection(error, pick)
             if self._links.give_back(link):
                 close_retired(self._links)
             raise
@@ -245,9 +256,12 @@ class AsyncExchange(_Exchange[AnyRequest]):
 
     async def _send(self, pick: Pick, trace: Trace) -> Any:
         link, scheme, changes = self._address(pick)
+        latest = link.transport.latest
         try:
             response = await link.transport.send(self._request, scheme, changes)
-        except BaseException:
+        except BaseException as error:
+            if latest is link.transport.latest:
+                self._failed_on_a_kept_connection(error, pick)
             if self._links.give_back(link):
                 await aclose_retired(self._links)
             raise

@@ -5,6 +5,9 @@ any other 5xx                   FAILURE
 any other status                SUCCESS       the server works; a 404 is an answer
 refused, connect timeout        RETRYABLE     never sent: safe to repeat whatever the method
 broken off, read timeout, ...   RETRYABLE     may have been processed
+stream refused (HTTP/2)         RETRYABLE     never processed: safe to repeat whatever the method
+broke before any answer came,   RETRYABLE     no evidence: see `Verdict.stale`
+  on a connection used before
 everything else                 IGNORED       the caller's own: pool limit, bad header, error in its body
 """
 
@@ -23,6 +26,11 @@ response goes to the caller, who may have the time."""
 
 _NEVER_SENT = ("ConnectError", "ConnectTimeout")
 _MAYBE_SENT = ("NetworkError", "ProxyError", "ReadTimeout", "RemoteProtocolError", "WriteTimeout")
+_BROKEN = ("CloseError", "ReadError", "WriteError")
+_HUNG_UP = ("Server disconnected", "<ConnectionTerminated")
+"""How httpcore's protocol errors begin when the server closed the connection, and did not answer with nonsense."""
+_REFUSED_STREAM = 7
+"""The HTTP/2 error code for a request that the server did not process at all (RFC 9113, 8.7)."""
 
 
 class ErrorVerdicts:
@@ -35,20 +43,40 @@ class ErrorVerdicts:
     def __init__(self, module: ModuleType) -> None:
         self._never_sent = tuple(getattr(module, name) for name in _NEVER_SENT)
         self._maybe_sent = tuple(getattr(module, name) for name in _MAYBE_SENT)
+        self._broken = tuple(getattr(module, name) for name in _BROKEN)
+        self._protocol_error: type[Exception] = module.RemoteProtocolError
 
-    def of(self, error: Exception, *, untouched: bool = False) -> Verdict:
+    def of(self, error: Exception, *, untouched: bool = False, stale: bool = False) -> Verdict:
         """Judge an exception that ended an attempt.
 
         Args:
             error: What the transport raised.
             untouched: Nothing of the request's body was read.
+            stale: The connection was used before, and `hung_up` says that it broke.
         """
         reason = type(error).__name__
         if isinstance(error, self._never_sent):
             return Verdict(Outcome.RETRYABLE, reason, sent=False, untouched=untouched, cause=Cause.CONNECT)
+        if stale:
+            return Verdict(Outcome.RETRYABLE, f"{reason} on a kept connection", untouched=untouched, stale=True)
         if isinstance(error, self._maybe_sent):
-            return Verdict(Outcome.RETRYABLE, reason, untouched=untouched)
+            refused = isinstance(error, self._protocol_error) and _refused_stream(error)
+            return Verdict(Outcome.RETRYABLE, reason, sent=not refused, untouched=untouched)
         return Verdict(Outcome.IGNORED, reason)
+
+    def hung_up(self, error: BaseException) -> bool:
+        """Whether the connection broke or was closed, as opposed to something wrong that came through it."""
+        if isinstance(error, self._protocol_error):
+            return str(error).startswith(_HUNG_UP)
+        return isinstance(error, self._broken)
+
+
+def _refused_stream(error: Exception) -> bool:
+    for each in (error, error.__cause__):
+        event = each.args[0] if each is not None and each.args else None  # h2's StreamReset, from httpcore
+        if getattr(event, "error_code", None) == _REFUSED_STREAM and hasattr(event, "stream_id"):
+            return True
+    return False
 
 
 def of_status(

@@ -55,13 +55,15 @@ def decide(
         return Refusal.NOT_IDEMPOTENT
     if not replayable and not verdict.untouched:
         return Refusal.NOT_REPLAYABLE
+    # once only: a request that kills whoever reads it looks the same, and must not visit ten servers
+    stale = verdict.stale and not state.stale
     if (
-        not verdict.sent
-        and untried
+        (stale or (not verdict.sent and untried))
         and state.transparent < options.transparent
         and (deadline is None or now < deadline)
     ):
         state.transparent += 1
+        state.stale = state.stale or stale
         return 0.0
     state.failed(verdict.reason, now)
     if options.stop(state):

@@ -1,14 +1,17 @@
 """A small HTTP/1.1 server that misbehaves on request: `python -m tests.http.server NAME [CERTIFICATE KEY]`.
 
 It prints its port and ends when its standard input is closed, so it cannot outlive the test that started it. The query
-says how to answer: `?at=a` means that only server `a` does what the path says, `header=` adds a header to the answer.
+says how to answer: `?at=a` means that only server `a` does what the path says, `header=` adds a header to the answer,
+`kept=1` that it is done only on a connection that has served a request before.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import ssl
+import struct
 import sys
 from collections import Counter
 from typing import Any
@@ -29,26 +32,39 @@ class Server:
     async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.opened += 1
         self.open += 1
+        kept = False
         try:
-            while await self.one_request(reader, writer):
-                pass
+            while await self.one_request(reader, writer, kept):
+                kept = True
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
         finally:
             self.open -= 1
             writer.transport.abort()
 
-    async def one_request(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+    async def one_request(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, kept: bool) -> bool:
         """Serve one request; False ends the connection."""
         first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")[:-2]
         method, target, _ = first.split(" ")
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
         url = urlsplit(target)
         query = {name: values[0] for name, values in parse_qs(url.query).items()}
-        path = url.path if query.get("at", self.name) == self.name else "/"
+        path = url.path if query.get("at", self.name) == self.name and (kept or "kept" not in query) else "/"
         self.calls[url.path] += 1
         body = await read_body(reader, headers)
         if path == "/drop":  # the request arrived, no answer does
+            return False
+        if path == "/reset":  # the same, but the client hears of it at once
+            linger = struct.pack("ii", 1, 0)
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            return False
+        if path == "/nonsense":
+            writer.write(b"this is not HTTP\r\n\r\n")
+            await writer.drain()
+            return False
+        if path == "/last":  # the answer does not say that no other one will follow
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            await writer.drain()
             return False
         if path == "/break":  # the body ends too early
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nonly this")
