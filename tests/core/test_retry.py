@@ -15,6 +15,7 @@ from clientlb.retry.policy import Refusal, decide
 
 FAILED = Verdict(Outcome.RETRYABLE, "503")
 REFUSED = Verdict(Outcome.RETRYABLE, "ConnectError", sent=False)
+STALE = Verdict(Outcome.RETRYABLE, "ReadError on a kept connection", stale=True)
 
 
 def ask(verdict=FAILED, *, attempt=1, now=1.0, started=0.0, budget=True, **changes):
@@ -54,6 +55,10 @@ def ask(verdict=FAILED, *, attempt=1, now=1.0, started=0.0, budget=True, **chang
         (0.1, {"verdict": REFUSED, "untried": True, "options": RetryOptions(wait=wait_fixed(0.1), transparent=0)}),
         (0.1, {"untried": True}),
         (Refusal.OUT_OF_TIME, {"verdict": REFUSED, "untried": True, "deadline": 1.0}),
+        (0.0, {"verdict": STALE, "budget": False, "attempt": 9}),
+        (Refusal.NOT_IDEMPOTENT, {"verdict": STALE, "idempotent": False}),
+        (Refusal.NOT_REPLAYABLE, {"verdict": STALE, "replayable": False}),
+        (0.1, {"verdict": STALE, "options": RetryOptions(wait=wait_fixed(0.1), transparent=0)}),
     ],
 )
 def test_decision(expected, arguments):
@@ -67,6 +72,14 @@ def test_transparent_attempts_are_counted_apart_and_end():
     arguments = {"now": 1.0, "rng": rng, "untried": True, "idempotent": True, "replayable": True, "deadline": None}
     answers = [decide(REFUSED, options, state, lambda now: True, **arguments) for _ in range(4)]
     assert answers == [0.0, 0.0, 0.1, Refusal.STOPPED]
+
+
+def test_a_stale_connection_is_excused_once_per_call():
+    state, rng = RetryState(random.Random(1), 0.0), random.Random(1)
+    options = RetryOptions(wait=wait_fixed(0.1), stop=stop_after_attempt(2))
+    arguments = {"now": 1.0, "rng": rng, "untried": True, "idempotent": True, "replayable": True, "deadline": None}
+    answers = [decide(STALE, options, state, lambda now: True, **arguments) for _ in range(3)]
+    assert answers == [0.0, 0.1, Refusal.STOPPED]
 
 
 def test_server_that_asks_to_wait_is_not_asked_earlier():
