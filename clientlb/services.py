@@ -11,7 +11,6 @@ import os
 import random
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Concatenate
@@ -26,6 +25,7 @@ from clientlb.discovery import Discovery, RemarkingResolver, Resolver, open_disc
 from clientlb.discovery.snapshot import SnapshotFiles, SnapshotKeeper
 from clientlb.endpoint import Endpoint
 from clientlb.errors import ClosedError, ConfigurationError
+from clientlb.forks import survive_forks
 from clientlb.options import CallKey, CallOptions, Options, RetryOptions, Where
 from clientlb.outcome import Verdict
 from clientlb.stats import ServiceStats
@@ -77,9 +77,7 @@ class Services:
         self._resolvers: dict[str, Resolver] = {}
         self._closed = False
         self._stale = False
-        self.forks: int = 0
-        """How often this process was forked off since: what a shell keeps belongs to the parent when it has grown."""
-        _survive_forks(self)
+        survive_forks(self, Services._after_fork)
 
     def __getitem__(self, service: str) -> Balancer:
         """The balancer of a service; the first time, this begins to watch it.
@@ -240,7 +238,6 @@ class Services:
 
     def _after_fork(self) -> None:
         """In a forked child: the threads that watch are gone. Keep the lists, watch anew on the next use."""
-        self.forks += 1
         self._lock = threading.Lock()
         self._resolvers = {}  # dropped, not closed: closing would talk over the parent's connections
         self._stale = self._url is not None
@@ -284,23 +281,3 @@ def _options_by_service(options: Options | Mapping[str, Options] | None) -> dict
         if not isinstance(service, str) or not isinstance(value, Options):
             raise ConfigurationError(f"options[{service!r}] is {value!r}; give Options(...)")
     return {"*": Options(), **options}
-
-
-_alive: weakref.WeakSet[Services] = weakref.WeakSet()
-_fork_hook_set = False
-
-
-def _survive_forks(services: Services) -> None:
-    global _fork_hook_set
-    _alive.add(services)
-    if not _fork_hook_set:
-        _fork_hook_set = True
-        os.register_at_fork(after_in_child=_renew_all)
-
-
-def _renew_all() -> None:
-    for services in list(_alive):
-        try:
-            services._after_fork()
-        except Exception:
-            _log.exception("%r does not work in this forked child", services)

@@ -14,6 +14,7 @@ from types import AsyncGeneratorType
 from typing import TYPE_CHECKING, Any
 
 from clientlb._http.links import Link, Links
+from clientlb.forks import never_free
 from clientlb.outcome import Outcome
 from clientlb.pick import Pick
 
@@ -62,8 +63,14 @@ class ResponseBody(_ResponseBody):
     """The sync one."""
 
     def __iter__(self) -> Iterator[bytes]:
+        parts = iter(self._stream)
         try:
-            yield from self._stream
+            for part in parts:  # noqa: UP028  # `yield from` would end it before we know
+                yield part
+        except GeneratorExit:
+            if self._links.inherited:
+                never_free(parts)  # its end would be the end of the parent's response
+            raise
         except Exception as error:
             translated = self._broke_off(error)
             if translated is error:
@@ -71,7 +78,10 @@ class ResponseBody(_ResponseBody):
             raise translated from error
 
     def close(self) -> None:
-        """End the call."""
+        """End the call. In a child that was forked meanwhile it is the parent's, which ends it."""
+        if self._links.inherited:
+            never_free(self._stream)
+            return
         try:
             self._stream.close()
         finally:
@@ -105,7 +115,10 @@ class AsyncResponseBody(_ResponseBody):
             raise translated from error
 
     async def aclose(self) -> None:
-        """End the call."""
+        """End the call. In a child that was forked meanwhile it is the parent's, which ends it."""
+        if self._links.inherited:
+            never_free((self._stream, self._parts))
+            return
         try:
             try:
                 if isinstance(self._parts, AsyncGeneratorType):  # it was left half-way

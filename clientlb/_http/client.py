@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, ClassVar, Generic
 
 from clientlb._http.flavour import Settings
@@ -15,6 +16,7 @@ from clientlb._http.hosts import Hosts
 from clientlb._http.message import URL
 from clientlb._http.shell import MAX_IDLE, Shell, TransportT
 from clientlb.endpoint import Endpoint
+from clientlb.forks import never_free, survive_forks
 from clientlb.services import Services
 
 
@@ -34,6 +36,7 @@ class BalancedClient(Generic[TransportT]):
 
     _shell_type: ClassVar[Any]
     _mounts: dict[Any, Any]
+    _transport: Any
 
     def __init__(
         self,
@@ -65,6 +68,7 @@ class BalancedClient(Generic[TransportT]):
             ConfigurationError: `hosts` or `max_idle` cannot be right.
         """
         shell_type = self._shell_type
+        self._made: list[tuple[TransportT, Callable[[], TransportT]]] = []
         settings = Settings(verify=verify, cert=cert, trust_env=trust_env, http1=http1, http2=http2, limits=limits)
         arguments = settings.arguments(shell_type._flavour.module)
         client: Any = super()
@@ -76,3 +80,28 @@ class BalancedClient(Generic[TransportT]):
             if pattern.host and pattern.pattern in (mounts or ())
         }
         self._mounts = {**named, ServiceMount(shell): shell, **self._mounts}
+        survive_forks(self, BalancedClient._after_fork)
+
+    # httpx makes its own transports, for ordinary hosts and their proxies, with these two
+
+    def _init_transport(self, *arguments: Any, **settings: Any) -> TransportT:
+        client: Any = super()
+        return self._remember(partial(client._init_transport, *arguments, **settings))
+
+    def _init_proxy_transport(self, *arguments: Any, **settings: Any) -> TransportT:
+        client: Any = super()
+        return self._remember(partial(client._init_proxy_transport, *arguments, **settings))
+
+    def _remember(self, make: Callable[[], TransportT]) -> TransportT:
+        transport = make()
+        self._made.append((transport, make))
+        return transport
+
+    def _after_fork(self) -> None:
+        """In a forked child: the connections to ordinary hosts are the parent's. What the user made stays."""
+        never_free([transport for transport, _ in self._made])
+        made, self._made = self._made, []
+        # a transport of the user's is made by returning it, and so stays
+        renewed = {id(transport): self._remember(make) for transport, make in made}
+        self._transport = renewed.get(id(self._transport), self._transport)
+        self._mounts = {pattern: renewed.get(id(each), each) for pattern, each in self._mounts.items()}

@@ -51,11 +51,15 @@ class Links(Generic[TransportT]):
         make: Makes the transport to an endpoint.
         make_ordinary: Makes the transport for everything that is no service.
         max_idle: How many links are kept while no call uses them.
+
+    Attributes:
+        inherited: This is a forked child, and they belong to its parent: whatever began before the fork ends there.
     """
 
     def __init__(
         self, make: Callable[[Endpoint], TransportT], make_ordinary: Callable[[], TransportT], max_idle: int
     ) -> None:
+        self.inherited: bool = False
         self._make = make
         self._make_ordinary = make_ordinary
         self._max_idle = max_idle

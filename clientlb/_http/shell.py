@@ -9,7 +9,7 @@ from __future__ import annotations
 import ssl
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from functools import partial
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
@@ -23,6 +23,7 @@ from clientlb._http.message import URL, AnyRequest
 from clientlb.aio import is_over, run_in, running_loop
 from clientlb.endpoint import Endpoint
 from clientlb.errors import ClosedError, NoEndpointsError
+from clientlb.forks import never_free, survive_forks
 from clientlb.options import require_int
 from clientlb.services import Services
 
@@ -103,11 +104,23 @@ class Shell(ABC, Generic[TransportT]):
         self._make_ordinary: Callable[[], TransportT] = (
             partial(getattr(module, self._transport_name), **arguments) if passthrough is None else lambda: passthrough
         )
-        self._renew()
+        self._begin()
+        survive_forks(self, Shell._after_fork)
 
     @abstractmethod
-    def _renew(self) -> None:
+    def _begin(self) -> None:
         """Begin without connections."""
+
+    @abstractmethod
+    def _all_links(self) -> Iterable[Links[TransportT]]:
+        """Those of every event loop."""
+
+    def _after_fork(self) -> None:
+        """In a forked child: leave the parent's connections alone, for closing them would talk over them."""
+        for links in self._all_links():
+            links.inherited = True
+            never_free(links)
+        self._begin()
 
     def _new_links(self) -> Links[TransportT]:
         return Links(self._make, self._make_ordinary, self._max_idle)
@@ -128,9 +141,11 @@ class SyncShell(Shell[SyncTransportT], Generic[AnyRequest, AnyResponse, SyncTran
     _transport_name = "HTTPTransport"
     _ways = (Direct, Through)
 
-    def _renew(self) -> None:
-        self._forks = self._services.forks
+    def _begin(self) -> None:
         self._links = self._new_links()
+
+    def _all_links(self) -> Iterable[Links[SyncTransportT]]:
+        return [self._links]
 
     def handle_request(self, request: AnyRequest) -> AnyResponse:
         """Send a request to an endpoint of its service, or pass it through.
@@ -141,7 +156,7 @@ class SyncShell(Shell[SyncTransportT], Generic[AnyRequest, AnyResponse, SyncTran
             ClosedError: The transport or its services are closed.
         """
         service = self.service_of(request.url)
-        links = self._links_here()
+        links = self._links
         if service is None:
             ordinary: AnyResponse = links.ordinary.handle_request(request)
             return ordinary
@@ -156,15 +171,10 @@ class SyncShell(Shell[SyncTransportT], Generic[AnyRequest, AnyResponse, SyncTran
         result: AnyResponse = response
         return result
 
-    def _links_here(self) -> Links[SyncTransportT]:
-        if self._forks != self._services.forks:
-            self._renew()  # the parent's connections are dropped, not closed: closing would talk over them
-        return self._links
-
     def close(self) -> None:
         """Close every connection. Idempotent."""
         self._closed = True
-        links = self._links_here()
+        links = self._links
         links.retire_all()
         close_retired(links)
 
@@ -175,11 +185,13 @@ class AsyncShell(Shell[AsyncTransportT], Generic[AnyRequest, AnyResponse, AsyncT
     _transport_name = "AsyncHTTPTransport"
     _ways = (AsyncDirect, AsyncThrough)
 
-    def _renew(self) -> None:
-        self._forks = self._services.forks
+    def _begin(self) -> None:
         self._lock = threading.Lock()
         # replaced, never changed, so that reading needs no lock
         self._by_loop: dict[Hashable, Links[AsyncTransportT]] = {}
+
+    def _all_links(self) -> Iterable[Links[AsyncTransportT]]:
+        return self._by_loop.values()
 
     async def handle_async_request(self, request: AnyRequest) -> AnyResponse:
         """Send a request to an endpoint of its service, or pass it through.
@@ -208,11 +220,9 @@ class AsyncShell(Shell[AsyncTransportT], Generic[AnyRequest, AnyResponse, AsyncT
     def _links_here(self) -> Links[AsyncTransportT]:
         loop = running_loop()
         links = self._by_loop.get(loop)
-        return self._begin_in(loop) if links is None or self._forks != self._services.forks else links
+        return self._begin_in(loop) if links is None else links
 
     def _begin_in(self, loop: Hashable) -> Links[AsyncTransportT]:
-        if self._forks != self._services.forks:
-            self._renew()  # see SyncShell
         links = self._new_links()
         with self._lock:
             # connections of a loop that is closed cannot be closed any more, only dropped
@@ -223,8 +233,6 @@ class AsyncShell(Shell[AsyncTransportT], Generic[AnyRequest, AnyResponse, AsyncT
     async def aclose(self) -> None:
         """Close every connection, in the event loop that it belongs to. Idempotent."""
         self._closed = True
-        if self._forks != self._services.forks:
-            self._renew()  # see SyncShell
         here = running_loop()
         for loop, links in self._by_loop.items():
             links.retire_all()

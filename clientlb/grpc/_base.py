@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import weakref
 from collections.abc import Callable, Collection
 from typing import Any, TypeAlias
@@ -14,6 +13,7 @@ from clientlb.balancer import Balancer
 from clientlb.call import Asking, asking
 from clientlb.endpoint import Endpoint
 from clientlb.errors import ClosedError
+from clientlb.forks import never_free, survive_forks
 from clientlb.grpc._target import ChannelOptions, credentials_of, options_of, target_of
 from clientlb.grpc._verdict import Idempotence
 from clientlb.options import CallKey, Where
@@ -62,7 +62,7 @@ class ServiceChannel:
         self.begin()
         self._hook = _hook(self)
         services.add_hook(self._hook)
-        _survive_forks(self)
+        survive_forks(self, ServiceChannel.after_fork)
 
     def begin(self) -> None:
         """Make everything that does not survive a fork."""
@@ -103,7 +103,7 @@ class ServiceChannel:
 
     def after_fork(self) -> None:
         """In a forked child: the parent's channels are of no use here, and must not be closed here either."""
-        _never_freed.append(self.inherited())
+        never_free(self.inherited())
         self.begin()
 
     def __repr__(self) -> str:
@@ -125,21 +125,3 @@ def _hook(channel: ServiceChannel) -> events.EventHook:
                 found.endpoints_changed()
 
     return hook
-
-
-_alive: weakref.WeakSet[ServiceChannel] = weakref.WeakSet()
-_never_freed: list[Any] = []
-_fork_hook_set = False
-
-
-def _survive_forks(channel: ServiceChannel) -> None:
-    global _fork_hook_set
-    _alive.add(channel)
-    if not _fork_hook_set:
-        _fork_hook_set = True
-        os.register_at_fork(after_in_child=_renew_all)
-
-
-def _renew_all() -> None:
-    for channel in list(_alive):
-        channel.after_fork()
