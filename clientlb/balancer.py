@@ -278,6 +278,22 @@ class Balancer:
             self._drop_hopeless()
         self._tell()
 
+    def reachable(self, node: Node) -> None:
+        """Note that an endpoint that could not be connected to is connected now: if it is ejected, a call may try it.
+
+        Any call may, also one that cannot be repeated: unlike the end of a wait, a connection is good news.
+        """
+        now = self.clock()
+        self._acquire()
+        try:
+            self._unreachable.discard(node)
+            breaker = node.breaker
+            if breaker.state is State.OPEN and self._by_key.get(node.endpoint.key) is node:
+                breaker.until = min(breaker.until, now - self.options.health.unsafe_probe_after)
+                self._set_due()
+        finally:
+            self._release()
+
     def _drop_hopeless(self) -> None:
         """Let go of those in limbo who are ejected or unreachable: two witnesses.
 

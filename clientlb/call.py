@@ -61,6 +61,8 @@ class Wait:
 
 
 _RETRYABLE = Outcome.RETRYABLE  # see clientlb.balancer
+FOREVER = 1e6
+"""Seconds that no call outlives; infinity is more than the waits of threads can take."""
 _IGNORED = Outcome.IGNORED
 _SUCCESS = Outcome.SUCCESS
 
@@ -175,6 +177,7 @@ def call(
     whole: bool = False,
     request: Request | None = None,
     begun: Attempt | None = None,
+    patient: bool = False,
 ) -> Steps:
     """Make the steps of one call.
 
@@ -187,6 +190,7 @@ def call(
         whole: The verdict is the end of its attempt; no body or stream follows it.
         request: What the call says about itself, for policies that heed a key or a filter.
         begun: The first attempt, if the shell has made it already: it comes first, for its verdict.
+        patient: The call waits for endpoints until its deadline, instead of `Options.wait_for_endpoints`.
 
     Raises:
         NoEndpointsError: No endpoint became known in time, or none matches the filter, which has no fallback.
@@ -197,7 +201,7 @@ def call(
     pick = try_pick((), repeatable) if begun is None else begun.pick
     if pick is None:
         asked_at = balancer.clock()
-        patience = balancer.options.wait_for_endpoints
+        patience = FOREVER if patient else balancer.options.wait_for_endpoints
         yield Wait(patience if deadline is None else max(0.0, min(patience, deadline - asked_at)))
         pick = try_pick((), repeatable)
         if pick is None:

@@ -26,7 +26,7 @@ WhereOf: TypeAlias = Callable[[str, Any, Any], Where | None]
 
 
 class ServiceChannel:
-    """A channel to a service. `begin`, `inherited` and `endpoints_changed` are the two kinds' own.
+    """A channel to a service. `begin`, `inherited`, `endpoints_changed` and `ejected` are the two kinds' own.
 
     Args:
         service: Name of the service.
@@ -73,6 +73,9 @@ class ServiceChannel:
     def endpoints_changed(self) -> None:
         """Discovery has delivered another list; this is its thread."""
 
+    def ejected(self, endpoint: Endpoint) -> None:
+        """The breaker of an endpoint has opened; this is the thread of the call that it was opened by."""
+
     def closed_error(self) -> ClosedError:
         """What a call gets after `close`."""
         return ClosedError("the channel is closed")
@@ -117,10 +120,13 @@ def _hook(channel: ServiceChannel) -> events.EventHook:
     services = channel._services
 
     def hook(event: events.Event) -> None:
-        if type(event) is events.EndpointsChanged and event.service == service:
+        kind = type(event)
+        if (kind is events.EndpointsChanged or kind is events.Ejected) and event.service == service:
             found = reference()
             if found is None:
                 services.remove_hook(hook)
+            elif isinstance(event, events.Ejected):
+                found.ejected(event.endpoint)
             else:
                 found.endpoints_changed()
 

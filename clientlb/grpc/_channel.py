@@ -6,16 +6,18 @@ affair, what happens to a call is in `_methods` (blocking) and `_future` (everyt
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Collection
 from typing import Any
 
 import grpc
 
+from clientlb.call import FOREVER
 from clientlb.endpoint import Endpoint
 from clientlb.errors import ClosedError
 from clientlb.grpc._base import KeyOf, ServiceChannel, WhereOf
-from clientlb.grpc._connectivity import Callback, Watch
+from clientlb.grpc._connectivity import Callback, Watch, await_connection
 from clientlb.grpc._errors import ChannelClosedError
 from clientlb.grpc._later import Later
 from clientlb.grpc._links import Links
@@ -122,7 +124,8 @@ class Channel(ServiceChannel, grpc.Channel):
         """Call `resume` after so many seconds, or as soon as there are endpoints."""
         with self._lock:
             self._paused[call] = resume if for_endpoints else None
-        self._later.run(seconds, resume)
+        if seconds < FOREVER:
+            self._later.run(seconds, resume)
         if self._closed:
             call.cancel()
         elif for_endpoints and self._balancer.nodes:  # they came meanwhile
@@ -160,6 +163,11 @@ class Channel(ServiceChannel, grpc.Channel):
         self.links.tidy()
 
     # ------------------------------------------------------------------ connectivity
+
+    def ejected(self, endpoint: Endpoint) -> None:
+        """An endpoint has failed too often. If that is because it cannot be connected to, wait for the connection."""
+        for node, link in self.links.of(endpoint):
+            await_connection(link, self._later, functools.partial(self._balancer.reachable, node))
 
     def subscribe(self, callback: Callback, try_to_connect: bool | None = False) -> None:
         """Tell `callback` the connectivity of the service, now and at every change.

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import functools
 import threading
+import weakref
 from collections.abc import Callable, Iterable
 
 import grpc
+
+from clientlb.grpc._later import Later
+from clientlb.grpc._links import Link
 
 State = grpc.ChannelConnectivity
 Callback = Callable[[State], None]
@@ -14,11 +18,51 @@ Callback = Callable[[State], None]
 # after gRPC's round_robin: the first of these that any endpoint is in
 _IN_THIS_ORDER = (State.READY, State.CONNECTING, State.IDLE, State.TRANSIENT_FAILURE)
 
+_BY_NUMBER = {state.value[0]: state for state in State}
+_PERIOD = 0.25
+
 
 def aggregate(states: Iterable[State]) -> State:
     """READY if a call could be sent at once to somebody, and so on; IDLE without any endpoint."""
     seen = frozenset(states)
     return next((state for state in _IN_THIS_ORDER if state in seen), State.IDLE)
+
+
+def await_connection(link: Link[grpc.Channel], later: Later, connected: Callable[[], object]) -> None:
+    """Call `connected` once a channel that cannot connect has connected. gRPC goes on trying by itself.
+
+    A channel that is connected has other troubles, and nothing is called.
+    """
+    if link.awaited:
+        return
+    link.awaited = True
+    reference = weakref.ref(link)
+
+    def look(failing: bool) -> None:
+        link = reference()
+        if link is None:
+            return
+        state = _state_of(link.channel)
+        if state in (State.IDLE, State.CONNECTING, State.TRANSIENT_FAILURE):
+            later.run(_PERIOD, functools.partial(look, failing or state is State.TRANSIENT_FAILURE))
+            return
+        link.awaited = False
+        if failing and state is State.READY:
+            connected()
+
+    look(False)
+
+
+def _state_of(channel: grpc.Channel) -> State | None:
+    """The connectivity of a sync channel, which is asked to connect. None if it is closed, or not gRPC's own.
+
+    In public, gRPC tells it to subscribers only. Each channel with one costs a thread, which dies with a traceback on
+    stderr when the channel is closed too soon.
+    """
+    try:
+        return _BY_NUMBER.get(channel._channel.check_connectivity_state(True))  # type: ignore[attr-defined]
+    except (AttributeError, ValueError):
+        return None
 
 
 class Watch:

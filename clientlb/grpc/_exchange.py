@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from clientlb.balancer import Balancer
-from clientlb.call import Attempt
+from clientlb.call import FOREVER, Attempt
 from clientlb.errors import NoEndpointsError
 from clientlb.grpc._errors import NoEndpointsRpcError, code_without_endpoints
 from clientlb.grpc._requests import Requests
@@ -114,9 +114,14 @@ class Exchange:
         """Seconds until the deadline of the whole call, not below 0; None without one."""
         return None if self.deadline is None else max(0.0, self.deadline - self.balancer.clock())
 
+    @property
+    def patient(self) -> bool:
+        """Whether the call waits for endpoints until its deadline."""
+        return bool(self._arguments[1])
+
     def no_endpoints(self, error: NoEndpointsError) -> NoEndpointsRpcError:
         """The same error as one of gRPC's."""
-        patience = self.balancer.options.wait_for_endpoints
+        patience = FOREVER if self.patient else self.balancer.options.wait_for_endpoints
         made = NoEndpointsRpcError(code_without_endpoints(self.timeout, patience), str(error))
         made.__cause__ = error
         return made

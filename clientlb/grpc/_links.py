@@ -25,13 +25,15 @@ class Link(Generic[Channel]):
     Attributes:
         channel: The channel.
         methods: What calls a method over it, by a weak reference to the balanced method. To be read, not changed.
+        awaited: Somebody waits until it is connected again.
     """
 
-    __slots__ = ("channel", "methods")
+    __slots__ = ("__weakref__", "awaited", "channel", "methods")
 
     def __init__(self, channel: Channel) -> None:
         self.channel: Channel = channel
         self.methods: dict[weakref.ref[Any], Any] = {}
+        self.awaited: bool = False
 
     def add(self, method: weakref.ref[Any], function: Any) -> None:
         """Keep what calls a method, as long as that method is in use."""
@@ -88,6 +90,11 @@ class Links(dict[Node, Link[Channel]]):
         nodes = frozenset(self._balancer.nodes)
         with self._lock:
             return [link.channel for node, link in self.items() if node in nodes]
+
+    def of(self, endpoint: Endpoint) -> list[tuple[Node, Link[Channel]]]:
+        """The open channels to one endpoint: two if it left, came back, and has calls of both times."""
+        with self._lock:
+            return [(node, link) for node, link in self.items() if node.endpoint.key == endpoint.key]
 
     def open_all(self) -> list[Channel]:
         """Open a channel to every endpoint that is known; returns them."""

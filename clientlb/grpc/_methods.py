@@ -78,6 +78,7 @@ class Method:
             deadline=exchange.deadline,
             whole=True,
             request=None if channel.ask is None else self._asked(request, *arguments),
+            patient=exchange.patient,
         )
         try:
             return drive(steps, balancer, exchange.start, exchange.classify)
@@ -98,6 +99,7 @@ class Method:
             deadline=exchange.deadline,
             whole=True,
             request=None if channel.ask is None else self._asked(request, *arguments),
+            patient=exchange.patient,
         )
         return kind(exchange, steps)
 

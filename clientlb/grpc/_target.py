@@ -64,6 +64,11 @@ def options_of(service: str, options: ChannelOptions | None, *, secure: bool) ->
         "grpc.max_reconnect_backoff_ms": 2000,
         # which is also how long one attempt to connect may take
         "grpc.min_reconnect_backoff_ms": 5000,
+        # a peer that vanished without a word is noticed under a silent stream. Servers punish pings (with
+        # ENHANCE_YOUR_CALM) that come more often than every five minutes, or while there are no calls
+        "grpc.keepalive_time_ms": 330_000,
+        "grpc.keepalive_timeout_ms": 20_000,
+        "grpc.keepalive_permit_without_calls": 0,
     }
     if secure:
         ours["grpc.ssl_target_name_override"] = service

@@ -1,4 +1,7 @@
-"""A real gRPC server in a process of its own: `python server.py STUBS PORT [tls]`. Requests say what it does."""
+"""A real gRPC server in a process of its own: `python server.py STUBS PORT [tls | ageing]`.
+
+Requests say what it does.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from google.rpc import status_pb2
+from grpc_status import rpc_status
 
 stubs, port = sys.argv[1], int(sys.argv[2])
 sys.path.insert(0, stubs)
@@ -28,6 +33,7 @@ class Orders(orders_pb2_grpc.OrdersServicer):  # type: ignore[misc]
 
     def _reply(self, request: Any, context: grpc.ServicerContext, number: int = 0) -> Any:
         metadata = {key: str(value) for key, value in context.invocation_metadata()}
+        metadata["the peer"] = context.peer()
         return orders_pb2.Reply(port=port, id=request.id, number=number, metadata=metadata)
 
     def _obey(self, request: Any, context: grpc.ServicerContext) -> None:
@@ -46,6 +52,10 @@ class Orders(orders_pb2_grpc.OrdersServicer):  # type: ignore[misc]
         elif request.act == "fail":
             context.set_trailing_metadata((("why", "asked to"), ("grpc-status-details-bin", b"\x08\x05\xff")))
             context.abort(grpc.StatusCode[request.argument], "asked to fail")
+        elif request.act == "rich":
+            status = status_pb2.Status(code=grpc.StatusCode.FAILED_PRECONDITION.value[0], message="asked to be rich")
+            status.details.add().Pack(orders_pb2.Request(id="in the details"))
+            context.abort_with_status(rpc_status.to_status(status))
         elif request.act == "fail once" and times == 1:
             context.abort(grpc.StatusCode[request.argument], "asked to fail once")
         elif request.act == "push back":
@@ -87,7 +97,8 @@ class Orders(orders_pb2_grpc.OrdersServicer):  # type: ignore[misc]
             yield self._reply(request, context, number)
 
 
-server = grpc.server(futures.ThreadPoolExecutor(16))
+ageing = [("grpc.max_connection_age_ms", 300), ("grpc.max_connection_age_grace_ms", 10_000)]
+server = grpc.server(futures.ThreadPoolExecutor(16), options=ageing if sys.argv[3:] == ["ageing"] else None)
 orders_pb2_grpc.add_OrdersServicer_to_server(Orders(), server)
 if sys.argv[3:] == ["tls"]:
     certificates = Path(__file__).with_name("certificates")

@@ -112,6 +112,8 @@ def test_the_users_channel_arguments_win():
     assert ours["grpc.enable_http_proxy"] == 0
     assert ours["grpc.use_local_subchannel_pool"] == 1
     assert ours["grpc.ssl_target_name_override"] == "orders"
+    assert ours["grpc.keepalive_time_ms"] > 300_000  # servers punish pings that come more often
+    assert ours["grpc.keepalive_permit_without_calls"] == 0
     mixed = options_of(
         "orders", [("grpc.enable_http_proxy", 1), ("my.own", "x"), ("SingleThreadedUnaryStream", 1)], secure=False
     )

@@ -59,7 +59,8 @@ def channel(
 
     A call fails with the error of its last attempt, a `grpc.aio.AioRpcError`. When no endpoint becomes known in time,
     that is an `AioNoEndpointsRpcError` with the code UNAVAILABLE. `timeout` is the deadline of the whole call, all
-    attempts included; `wait_for_ready` makes a call wait for the endpoint that was picked, not try another one.
+    attempts included; `wait_for_ready` makes a call wait until then for an endpoint, if there is none, and for the
+    connection to the endpoint that was picked, instead of trying another one.
 
     Raises:
         ClosedError: The `Services` are closed.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import threading
 import weakref
 from collections.abc import Callable, Collection, Coroutine, Sequence
@@ -22,9 +23,10 @@ from clientlb.errors import ClosedError
 from clientlb.grpc._base import KeyOf, ServiceChannel, WhereOf
 from clientlb.grpc._connectivity import State, aggregate
 from clientlb.grpc._errors import AioChannelClosedError
-from clientlb.grpc._links import Links
+from clientlb.grpc._links import Link, Links
 from clientlb.grpc._target import ChannelOptions
 from clientlb.grpc.aio._methods import StreamStream, StreamUnary, UnaryStream, UnaryUnary
+from clientlb.node import Node
 from clientlb.options import CallKey, Where
 from clientlb.services import Services
 
@@ -53,6 +55,7 @@ class LoopLinks(Links[grpc.aio.Channel]):
         self.kept: set[Any] = set()
         self.changed: asyncio.Event = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._awaiting: set[asyncio.Task[None]] = set()
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run something that nobody awaits."""
@@ -71,8 +74,29 @@ class LoopLinks(Links[grpc.aio.Channel]):
         self.changed.set()
         self.changed = asyncio.Event()
 
+    def await_connection(self, endpoint: Endpoint) -> None:
+        """Once the channel to an endpoint that cannot be connected to is connected, say so. Called on the loop."""
+        for node, link in self.of(endpoint):
+            if not link.awaited:
+                link.awaited = True
+                task = self.spawn(self._await_connection(node, link))
+                self._awaiting.add(task)
+                task.add_done_callback(self._awaiting.discard)
+
+    async def _await_connection(self, node: Node, link: Link[grpc.aio.Channel]) -> None:
+        failing = False
+        with contextlib.suppress(Exception):  # it was closed meanwhile
+            while (state := link.channel.get_state(True)) not in (State.READY, State.SHUTDOWN):
+                failing = failing or state is State.TRANSIENT_FAILURE
+                await link.channel.wait_for_state_change(state)
+            if failing and state is State.READY:  # one that was connected all the time has other troubles
+                self._balancer.reachable(node)
+        link.awaited = False
+
     async def close(self, grace: float | None) -> None:
         """Close every channel, after `grace` seconds for the calls that run."""
+        for task in self._awaiting:
+            task.cancel()
         for call in list(self.paused):
             call.cancel()
         await asyncio.gather(*(channel.close(grace) for channel in self.take_all()))
@@ -256,6 +280,13 @@ class Channel(ServiceChannel, grpc.aio.Channel):
             everywhere = list(self._by_loop.values())
         for links in everywhere:
             _on_loop(links, links.endpoints_changed)
+
+    def ejected(self, endpoint: Endpoint) -> None:
+        """An endpoint has failed too often. If that is because it cannot be connected to, wait for the connection."""
+        with self._lock:
+            everywhere = list(self._by_loop.values())
+        for links in everywhere:
+            _on_loop(links, functools.partial(links.await_connection, endpoint))
 
 
 def _on_loop(links: LoopLinks, function: Callable[[], None]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from clientlb.balancer import Balancer
-from clientlb.call import Attempt
+from clientlb.call import FOREVER, Attempt
 from clientlb.errors import NoEndpointsError
 from clientlb.grpc._errors import AioNoEndpointsRpcError, code_without_endpoints
 from clientlb.grpc._requests import AsyncRequests
@@ -106,9 +106,14 @@ class Exchange:
         """Seconds until the deadline of the whole call, not below 0; None without one."""
         return None if self.deadline is None else max(0.0, self.deadline - self.balancer.clock())
 
+    @property
+    def patient(self) -> bool:
+        """Whether the call waits for endpoints until its deadline."""
+        return bool(self._wait_for_ready)
+
     def no_endpoints(self, error: NoEndpointsError) -> AioNoEndpointsRpcError:
         """The same error as one of gRPC's."""
-        patience = self.balancer.options.wait_for_endpoints
+        patience = FOREVER if self.patient else self.balancer.options.wait_for_endpoints
         made = AioNoEndpointsRpcError(code_without_endpoints(self.timeout, patience), details=str(error))
         made.__cause__ = error
         return made

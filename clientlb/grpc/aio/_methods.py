@@ -95,6 +95,7 @@ class Method:
             deadline=exchange.deadline,
             whole=True,
             request=None if ask is None else ask(self._name, message, metadata),
+            patient=exchange.patient,
         )
         return self.kind(exchange, steps)
 
