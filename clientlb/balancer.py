@@ -34,11 +34,11 @@ from clientlb.guard import Guard, Held, Key, Verdict
 from clientlb.health.breaker import State
 from clientlb.histogram import PER_OCTAVE
 from clientlb.journal import Journal
-from clientlb.node import Node
+from clientlb.node import LoadReport, Node
 from clientlb.options import CallKey, Options, Where
 from clientlb.outcome import Cause, Outcome
 from clientlb.pick import Pick
-from clientlb.policy import Choose, LearningPolicy, Request, chooser, make_policy
+from clientlb.policy import Choose, LearningPolicy, Request, chooser, make_policy, wants_reports
 from clientlb.retry.budget import RetryBudget
 from clientlb.stats import ServiceStats, Totals, summarise
 
@@ -123,6 +123,7 @@ class Balancer:
         self._spare: tuple[tuple[Endpoint, ...], float] | None = None
         self._spare_wanted = False
         self._to_keep = False
+        self._first_list = True
         self._cached_true_at = 0.0
         self.retries: int = 0
         self.retries_denied: int = 0
@@ -152,6 +153,7 @@ class Balancer:
                 return
             now = self.clock()
             version = None if self.updated_at is None else self.version
+            self._first_list = version is None
             self._registry_answered(now)
             self.updated_at = now
             self._spare = None
@@ -226,12 +228,15 @@ class Balancer:
     def _obey(self, verdict: Verdict, now: float) -> None:
         """Publish what the guard decided."""
         for endpoint in verdict.described:
-            self._by_key[endpoint.key].describe(endpoint)
+            node = self._by_key[endpoint.key]
+            if endpoint.started_at is not None and endpoint.started_at != node.endpoint.started_at:
+                node.started = self._started(endpoint, now)
+            node.describe(endpoint)
         if verdict.described:
             self.version += 1
             self._nodes = (*self._nodes,)  # another tuple, so that policies look at weights and metadata again
             self._split(list(self._ejected))
-        self._change(verdict.added, verdict.removed)
+        self._change(verdict.added, verdict.removed, now)
         if verdict.returned:
             self._outbox.append(events.HeldReturned(self.service, tuple(verdict.returned)))
         if verdict.held and verdict.reason is not None:
@@ -240,12 +245,14 @@ class Balancer:
             event = events.RemovalHeld(self.service, held, len(self._nodes), verdict.reason.value, seconds)
             self._outbox.append(event)
 
-    def _change(self, added: Collection[Endpoint], removed: Collection[Key]) -> None:
+    def _change(self, added: Collection[Endpoint], removed: Collection[Key], now: float = 0.0) -> None:
         """Let endpoints join and leave. With thousands of them, one that changes costs no look into the others."""
         if not added and not removed:
             return
         leavers = [self._by_key.pop(key) for key in removed]
         joiners = [self._node_type(endpoint, self._figures.new_column()) for endpoint in added]
+        for node in joiners:
+            node.started = self._started(node.endpoint, now)
         self._by_key |= {node.endpoint.key: node for node in joiners}
         self._gone.add(leavers, self._figures)
         leaving = set(leavers)
@@ -265,6 +272,12 @@ class Balancer:
             self._arrived.set()
         left = tuple(node.endpoint for node in leavers)
         self._outbox.append(events.EndpointsChanged(self.service, tuple(added), left, len(nodes)))
+
+    def _started(self, endpoint: Endpoint, now: float) -> float:
+        """When a server started, by the balancer's clock. The registry's words are of the clock on the wall."""
+        if endpoint.started_at is None:
+            return -inf if self._first_list else now
+        return now - max(0.0, time.time() - endpoint.started_at)
 
     def unreachable(self, node: Node) -> None:
         """Note that no connection to an endpoint could be made: if it is in limbo, it leaves. Calls report this.
@@ -570,6 +583,12 @@ class Balancer:
         if self._outbox:
             self._tell()
 
+    def note_load(self, node: Node, report: LoadReport | None) -> None:
+        """Note what a server said about its load, if it did. Shells call this, while `wants_reports` is true."""
+        if report is not None:
+            with self._lock:
+                node.report = report
+
     def leave(self, pick: Pick) -> None:
         """Let a call whose outcome was reported before be no longer in flight. Picks call this."""
         node = pick.node
@@ -776,6 +795,7 @@ class Balancer:
         self._choose_for = chooser(self._policy)
         if self.journal is not None:
             self._choose, self._choose_for = self.journal.watch(self._policy, self._choose, self._choose_for)
+        self.wants_reports: bool = wants_reports(self._policy)
         self._observe = self._policy.observe if isinstance(self._policy, LearningPolicy) else None
 
     def _new_lock(self) -> None:

@@ -60,10 +60,12 @@ class Node(_Called):
         connected: It has answered before, so that an answer no longer has the making of the connection in it.
         report: What the server last said about its load, if it does.
         troubled: The breaker is not closed, or has counted a failure: a success is news to it.
+        started: When its server started, in seconds of the balancer's clock: what its registry says, else when it
+            joined; -inf is unknown, of one that was in the first list.
         column: Where its counters are in the figures of the balancer.
     """
 
-    __slots__ = ("breaker", "endpoint", "report")
+    __slots__ = ("breaker", "endpoint", "report", "started")
 
     def __init__(self, endpoint: Endpoint, column: int = 0) -> None:
         self.describe(endpoint)
@@ -75,6 +77,7 @@ class Node(_Called):
         self.breaker: Breaker = Breaker()
         self.connected: bool = False
         self.report: LoadReport | None = None
+        self.started: float = -inf
         self.troubled: bool = False
         self.column: int = column
 
@@ -83,7 +86,7 @@ class Node(_Called):
         node = type(self)(self.endpoint, self.column)
         node.score, node.breaker, node.report = self.score, self.breaker, self.report
         node.mean, node.heard, node.heard_at = self.mean, self.heard, self.heard_at
-        node.connected, node.troubled = self.connected, self.troubled
+        node.connected, node.troubled, node.started = self.connected, self.troubled, self.started
         return node
 
     def describe(self, endpoint: Endpoint) -> None:

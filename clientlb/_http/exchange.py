@@ -20,6 +20,7 @@ from clientlb.balancer import Balancer
 from clientlb.call import Attempt, Steps, Trace, asked, call, succeed
 from clientlb.drive import drive, drive_async
 from clientlb.options import CallOptions
+from clientlb.orca import of_headers
 from clientlb.outcome import SUCCEEDED, Outcome, Verdict
 from clientlb.pick import Pick
 
@@ -202,6 +203,9 @@ class Exchange(_Exchange[AnyRequest]):
                 close_retired(self._links)
             raise
         response.extensions["clientlb"] = trace
+        balancer = self._balancer
+        if balancer.wants_reports:
+            balancer.note_load(pick.node, of_headers(response.headers, balancer.clock()))
         response.stream = self._flavour.response_body(response.stream, pick, self._flavour, self._links, link)
         return response
 
@@ -266,6 +270,9 @@ class AsyncExchange(_Exchange[AnyRequest]):
                 await aclose_retired(self._links)
             raise
         response.extensions["clientlb"] = trace
+        balancer = self._balancer
+        if balancer.wants_reports:
+            balancer.note_load(pick.node, of_headers(response.headers, balancer.clock()))
         response.stream = self._flavour.async_response_body(response.stream, pick, self._flavour, self._links, link)
         return response
 

@@ -13,6 +13,7 @@ from clientlb.errors import NoEndpointsError
 from clientlb.grpc._errors import NoEndpointsRpcError, code_without_endpoints
 from clientlb.grpc._requests import Requests
 from clientlb.grpc._verdict import metadata_of_attempt, verdict
+from clientlb.orca import of_trailers
 from clientlb.outcome import SUCCEEDED, Outcome, Verdict
 
 if TYPE_CHECKING:
@@ -99,8 +100,20 @@ class Exchange:
             *self._arguments,
         )
 
+    def start_and_hear(self, attempt: Attempt) -> Any:
+        """The same in the form `with_call`, for a policy that wants to know what the server says of its load."""
+        answer = self.start(attempt)
+        self._hear(attempt, answer[1])
+        return answer
+
+    def _hear(self, attempt: Attempt, ended: Any) -> None:
+        balancer = self.balancer
+        balancer.note_load(attempt.pick.node, of_trailers(ended.trailing_metadata(), balancer.clock()))
+
     def verdict(self, attempt: Attempt, ended: Any) -> Verdict:
         """Say what the end of an attempt means; `ended` has its status."""
+        if self.balancer.wants_reports:
+            self._hear(attempt, ended)
         code = ended.code()
         if code is grpc.StatusCode.OK:
             return SUCCEEDED

@@ -71,7 +71,8 @@ class Method:
         """Make a call on the thread of the caller."""
         channel = self.channel
         balancer = channel.balancer()
-        exchange = Exchange(self, form, balancer, request, *arguments)
+        reporting = balancer.wants_reports
+        exchange = Exchange(self, "with_call" if reporting else form, balancer, request, *arguments)
         steps = call(
             balancer,
             idempotent=self._idempotent,
@@ -81,6 +82,9 @@ class Method:
             patient=exchange.patient,
         )
         try:
+            if reporting:
+                answer = drive(steps, balancer, exchange.start_and_hear, exchange.classify)
+                return answer[0] if form is None else answer
             return drive(steps, balancer, exchange.start, exchange.classify)
         except NoEndpointsError as error:
             raise exchange.no_endpoints(error) from error

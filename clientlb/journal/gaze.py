@@ -14,7 +14,7 @@ from typing import Any
 
 from clientlb.node import Node
 
-_NOT_LIVE = frozenset({"endpoint", "inverse_weight", "breaker", "column", "troubled"})
+_NOT_LIVE = frozenset({"endpoint", "inverse_weight", "breaker", "column", "started", "troubled"})
 """What says nothing about a node's load. Tables that policies make of a whole list look at these."""
 
 

@@ -4,8 +4,8 @@ A policy is one small class. It sees only nodes that may be tried: ejected endpo
 avoid were taken out before. `choose` runs under the balancer's lock, so it must be quick and must not block.
 
 General layout: `base` says what a policy is; `p2c`, `least_request`, `least_time`, `weighted`, `simple`, `consistent`
-and `prequal` are policies; `subset`, `locality` and `filter` wrap any of them (`wrapper`); `named` has the names that
-options know.
+and `prequal` are policies; `subset`, `locality`, `filter` and `slow_start` wrap any of them (`wrapper`); `named` has
+the names that options know.
 """
 
 from clientlb.policy.base import (
@@ -18,6 +18,7 @@ from clientlb.policy.base import (
     Request,
     RequestPolicy,
     chooser,
+    wants_reports,
 )
 from clientlb.policy.consistent import Rendezvous, RingHash
 from clientlb.policy.filter import Filter
@@ -28,6 +29,7 @@ from clientlb.policy.named import POLICIES, make_policy
 from clientlb.policy.p2c import P2C
 from clientlb.policy.prequal import Prequal, Probe
 from clientlb.policy.simple import Random, RoundRobin
+from clientlb.policy.slow_start import SlowStart
 from clientlb.policy.subset import Aperture, Subset
 from clientlb.policy.weighted import WeightedRoundRobin
 from clientlb.policy.wrapper import Wrapper
@@ -54,9 +56,11 @@ __all__ = [
     "RequestPolicy",
     "RingHash",
     "RoundRobin",
+    "SlowStart",
     "Subset",
     "WeightedRoundRobin",
     "Wrapper",
     "chooser",
     "make_policy",
+    "wants_reports",
 ]

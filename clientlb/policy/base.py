@@ -1,8 +1,8 @@
 """What a policy is, and what a call may ask of it.
 
 The least is `choose`. A policy that learns has `observe`, too; one that heeds what a call says about itself (a key, a
-filter) has `choose_for`. What a policy knows of a node it says with `latency` and `describe`. The wrappers have all of
-these and hand on what the policy in them can do.
+filter) has `choose_for`; one that looks at what servers report has `wants_reports = True`. What a policy knows of a
+node it says with `latency` and `describe`. The wrappers have all of these and hand on what the policy in them can do.
 """
 
 from __future__ import annotations
@@ -104,6 +104,11 @@ class RequestPolicy(Policy, Protocol):
 
     def choose_for(self, request: Request, nodes: Sequence[Node], now: float, rng: random.Random) -> Node:
         """Choose one of `nodes` for a call that said something about itself."""
+
+
+def wants_reports(policy: Policy) -> bool:
+    """Whether a policy looks at `Node.report`: it has `wants_reports = True`. Else no answer is searched for one."""
+    return bool(getattr(policy, "wants_reports", False))
 
 
 Choose = Callable[[Sequence[Node], float, random.Random], Node]

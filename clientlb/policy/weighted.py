@@ -94,6 +94,8 @@ class WeightedRoundRobin:
         "update_every",
     )
 
+    wants_reports = True
+
     def __init__(
         self,
         error_penalty: float = 1.0,

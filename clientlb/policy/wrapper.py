@@ -7,7 +7,15 @@ from collections.abc import Callable, Sequence
 
 from clientlb.health.breaker import State
 from clientlb.node import Node
-from clientlb.policy.base import DescribingPolicy, LearningPolicy, Policy, ReckoningPolicy, Request, chooser
+from clientlb.policy.base import (
+    DescribingPolicy,
+    LearningPolicy,
+    Policy,
+    ReckoningPolicy,
+    Request,
+    chooser,
+    wants_reports,
+)
 from clientlb.policy.named import make_policy
 
 _NO_REQUEST = Request()
@@ -30,6 +38,11 @@ class Wrapper:
         self._choose = self.inner.choose
         self._choose_for = chooser(self.inner)
         self._observe = self.inner.observe if isinstance(self.inner, LearningPolicy) else None
+
+    @property
+    def wants_reports(self) -> bool:
+        """Whether the policy within looks at what servers report."""
+        return wants_reports(self.inner)
 
     def narrow(self, request: Request, nodes: Sequence[Node], rng: random.Random) -> Sequence[Node]:
         """The nodes to choose from, of which there is at least one. The same tuple as long as nothing changes."""

@@ -123,6 +123,8 @@ class BalancedCall(grpc.aio.Call):
         inner = self._inner
         if self._attempt is not attempt or self._ended or inner is None:
             return
+        if self._exchange.balancer.wants_reports:
+            self._exchange.hear(attempt, inner)
         if found is None:
             found = self._exchange.verdict(attempt, inner)
         if self._committed:

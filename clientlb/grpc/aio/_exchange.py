@@ -13,7 +13,8 @@ from clientlb.errors import NoEndpointsError
 from clientlb.grpc._errors import AioNoEndpointsRpcError, code_without_endpoints
 from clientlb.grpc._requests import AsyncRequests
 from clientlb.grpc._verdict import metadata_of_attempt, verdict
-from clientlb.grpc.aio._status import status_of
+from clientlb.grpc.aio._status import status_of, trailers_of
+from clientlb.orca import of_trailers
 from clientlb.outcome import SUCCEEDED, Outcome, Verdict
 
 if TYPE_CHECKING:
@@ -101,6 +102,11 @@ class Exchange:
         if found.outcome is _RETRYABLE and isinstance(self._request, AsyncRequests) and not self._request.replayable:
             return Verdict(Outcome.FAILURE, f"{found.reason}, in the midst of the request stream")
         return found
+
+    def hear(self, attempt: Attempt, ended: Any) -> None:
+        """Note what the server of an attempt said about its load."""
+        balancer = self.balancer
+        balancer.note_load(attempt.pick.node, of_trailers(trailers_of(ended), balancer.clock()))
 
     def time_remaining(self) -> float | None:
         """Seconds until the deadline of the whole call, not below 0; None without one."""

@@ -42,6 +42,11 @@ def status_of(call: Any) -> tuple[grpc.StatusCode, str | None, Any]:
     return code, _at_once(call.details()), _at_once(call.trailing_metadata())
 
 
+def trailers_of(call: Any) -> Any:
+    """Trailing metadata of a call of `grpc.aio` that has ended; None if it has not."""
+    return _at_once(call.trailing_metadata())
+
+
 def _at_once(coroutine: Coroutine[Any, Any, Any]) -> Any:
     """The result of a coroutine that has nothing to wait for; None if it has."""
     try:
