@@ -110,7 +110,7 @@ def _call(recorder: LoadRecorder, context: Any) -> Iterator[None]:
         yield
         raised = False
     finally:
-        code = context.code() if hasattr(context, "code") else None
+        code: Any = context.code() if hasattr(context, "code") else None
         name = getattr(code, "name", None) or _NAMES.get(code)
         # a code of None is OK, or that of an exception which is to become one
         recorder.ended(failed=name in _SERVERS_FAULT or (raised and name in (None, "OK")))
