@@ -321,7 +321,12 @@ class BalancedFuture(grpc.Call, grpc.Future):  # type: ignore[type-arg]
     def traceback(self, timeout: float | None = None) -> TracebackType | None:
         """The traceback of the error; waits as `result` does."""
         error = self.exception(timeout)
-        return None if error is None else error.__traceback__
+        if error is None:
+            return None
+        try:
+            raise error  # what nobody has raised yet has no traceback
+        except Exception as raised:
+            return raised.__traceback__
 
     def add_done_callback(self, fn: Callable[[Any], None]) -> None:
         """Call `fn(self)` at the end of the call, or now when it has ended."""

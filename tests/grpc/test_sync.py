@@ -159,6 +159,10 @@ def test_a_failed_future_has_its_error(connect, pb):
     assert isinstance(error, grpc.RpcError)
     assert error.code() is future.code() is grpc.StatusCode.NOT_FOUND
     assert future.details() == "asked to fail"
+    assert future.traceback(timeout=10) is not None
+    with pytest.raises(grpc.RpcError) as caught:
+        future.result()
+    assert caught.value is error
 
 
 def test_cancelling_a_future_gives_back_its_place(connect, pb, in_flight, failures):
