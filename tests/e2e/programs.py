@@ -57,6 +57,8 @@ def lines(process: subprocess.Popen[bytes], count: int) -> dict[str, dict[str, A
         readable, _, _ = select.select([process.stdout], [], [], PATIENCE)
         line = process.stdout.readline() if readable else b""
         assert line, f"only {said}"
+        if not line.startswith(b"{"):
+            continue  # celery prints empty lines, whatever it is told
         fact = json.loads(line)
         said[fact.pop("who")] = fact
     return said
