@@ -38,7 +38,7 @@ from clientlb.node import LoadReport, Node
 from clientlb.options import CallKey, Options, Where
 from clientlb.outcome import Cause, Outcome
 from clientlb.pick import Pick
-from clientlb.policy import Choose, LearningPolicy, Request, chooser, make_policy, wants_reports
+from clientlb.policy import Choose, LearningPolicy, Request, TendingPolicy, chooser, make_policy, wants_reports
 from clientlb.retry.budget import RetryBudget
 from clientlb.stats import ServiceStats, Totals, summarise
 
@@ -235,6 +235,7 @@ class Balancer:
         if verdict.described:
             self.version += 1
             self._nodes = (*self._nodes,)  # another tuple, so that policies look at weights and metadata again
+            self._tend_soon()
             self._split(list(self._ejected))
         self._change(verdict.added, verdict.removed, now)
         if verdict.returned:
@@ -265,6 +266,7 @@ class Balancer:
                 insort(nodes, node, key=_key)
         self._nodes = tuple(nodes)
         self.version += 1
+        self._tend_soon()
         self._split([node for node in self._ejected if node not in leaving])
         if not nodes:
             self._arrived.clear()
@@ -278,6 +280,11 @@ class Balancer:
         if endpoint.started_at is None:
             return -inf if self._first_list else now
         return now - max(0.0, time.time() - endpoint.started_at)
+
+    def _tend_soon(self) -> None:
+        """Let the policy look at the list before the next pick, if it wants to."""
+        if self._tend is not None:
+            self._tend_due = -inf
 
     def unreachable(self, node: Node) -> None:
         """Note that no connection to an endpoint could be made: if it is in limbo, it leaves. Calls report this.
@@ -403,7 +410,7 @@ class Balancer:
 
     def _set_due(self) -> None:
         """Say when the next pick has to look after something that does not happen by itself."""
-        due = [self._figures.ends, self._budget.ends, self._guard.due]
+        due = [self._figures.ends, self._budget.ends, self._guard.due, self._tend_due]
         self._due = min(due + [node.breaker.until for node in self._ejected])
 
     # ------------------------------------------------------------------ the side of calls
@@ -495,6 +502,8 @@ class Balancer:
         if now >= self._guard.due:
             with self._changing():
                 self._believe_overdue(now)
+        if now >= self._tend_due and self._tend is not None:
+            self._tend_due = self._tend(self._nodes, now)
         self._set_due()
         probe = self._node_to_probe(exclude, repeatable, now) if now >= self._due else None
         if probe is not None and request is not None and not request.matches(probe.endpoint):
@@ -796,6 +805,8 @@ class Balancer:
         if self.journal is not None:
             self._choose, self._choose_for = self.journal.watch(self._policy, self._choose, self._choose_for)
         self.wants_reports: bool = wants_reports(self._policy)
+        self._tend = self._policy.tend if isinstance(self._policy, TendingPolicy) else None
+        self._tend_due = inf if self._tend is None else -inf
         self._observe = self._policy.observe if isinstance(self._policy, LearningPolicy) else None
 
     def _new_lock(self) -> None:

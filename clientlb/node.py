@@ -84,7 +84,8 @@ class Node(_Called):
     def detached(self) -> Node:
         """The same node without its calls in flight, for a forked child: those run in the parent."""
         node = type(self)(self.endpoint, self.column)
-        node.score, node.breaker, node.report = self.score, self.breaker, self.report
+        node.score = self.score * (node.inverse_weight / self.inverse_weight)  # of a young server that was less
+        node.breaker, node.report = self.breaker, self.report
         node.mean, node.heard, node.heard_at = self.mean, self.heard, self.heard_at
         node.connected, node.troubled, node.started = self.connected, self.troubled, self.started
         return node

@@ -17,6 +17,7 @@ from clientlb.policy.base import (
     ReckoningPolicy,
     Request,
     RequestPolicy,
+    TendingPolicy,
     chooser,
     wants_reports,
 )
@@ -58,6 +59,7 @@ __all__ = [
     "RoundRobin",
     "SlowStart",
     "Subset",
+    "TendingPolicy",
     "WeightedRoundRobin",
     "Wrapper",
     "chooser",

@@ -1,8 +1,9 @@
 """What a policy is, and what a call may ask of it.
 
 The least is `choose`. A policy that learns has `observe`, too; one that heeds what a call says about itself (a key, a
-filter) has `choose_for`; one that looks at what servers report has `wants_reports = True`. What a policy knows of a
-node it says with `latency` and `describe`. The wrappers have all of these and hand on what the policy in them can do.
+filter) has `choose_for`; one that looks at what servers report has `wants_reports = True`; one that has something to do
+now and then has `tend`. What a policy knows of a node it says with `latency` and `describe`. The wrappers have all of
+these and hand on what the policy in them can do.
 """
 
 from __future__ import annotations
@@ -104,6 +105,21 @@ class RequestPolicy(Policy, Protocol):
 
     def choose_for(self, request: Request, nodes: Sequence[Node], now: float, rng: random.Random) -> Node:
         """Choose one of `nodes` for a call that said something about itself."""
+
+
+@runtime_checkable
+class TendingPolicy(Policy, Protocol):
+    """A policy that has something to do now and then, apart from picks."""
+
+    def tend(self, nodes: Sequence[Node], now: float) -> float:
+        """Do it; returns when to be called again, in seconds of the balancer's clock, and inf for never.
+
+        Called before the next pick when that time has come, and when the list or a description in it has changed.
+
+        Args:
+            nodes: All nodes, whatever their health.
+            now: Seconds of the balancer's clock.
+        """
 
 
 def wants_reports(policy: Policy) -> bool:

@@ -20,6 +20,7 @@ from cachetools import LRUCache
 
 from clientlb.errors import ConfigurationError
 from clientlb.node import Node
+from clientlb.policy.youth import Youth, describe
 
 _UNKNOWN = -inf
 """The score of a node that has not answered yet."""
@@ -68,6 +69,9 @@ class LeastTime:
     that is more. Otherwise a server that answers 503 at once would draw the traffic of all the others (linkerd2-proxy
     #4537, ingress-nginx #9882).
 
+    A server that has just started gets less than its weight for the first `slow_start` seconds of its life, growing
+    with its age: see `clientlb.policy.youth`.
+
     From a thousand nodes on, two are drawn instead of four.
 
     Args:
@@ -76,15 +80,31 @@ class LeastTime:
         retry_after: Seconds without a call after which a node is tried again (default 10); `failure_factor` times as
             long if its last call failed.
         failure_factor: What a failure multiplies the latency by (default 3).
+        slow_start: Seconds from its start in which a server is young (default 10); 0 for no slow start.
 
     Raises:
         ConfigurationError: A value is out of its range.
     """
 
-    __slots__ = ("_count", "_firsts", "_patterns", "_steps", "answers", "decay", "failure_factor", "retry_after")
+    __slots__ = (
+        "_count",
+        "_firsts",
+        "_patterns",
+        "_steps",
+        "_youth",
+        "answers",
+        "decay",
+        "failure_factor",
+        "retry_after",
+    )
 
     def __init__(
-        self, answers: float = 28.0, decay: float = 10.0, retry_after: float = 10.0, failure_factor: float = 3.0
+        self,
+        answers: float = 28.0,
+        decay: float = 10.0,
+        retry_after: float = 10.0,
+        failure_factor: float = 3.0,
+        slow_start: float = 10.0,
     ) -> None:
         for name, least in (("answers", answers), ("failure_factor", failure_factor)):
             if not least >= 1:
@@ -96,6 +116,7 @@ class LeastTime:
         self.decay: float = decay
         self.retry_after: float = retry_after
         self.failure_factor: float = failure_factor
+        self._youth = Youth(slow_start)
         self._count = 0
         self._firsts: Iterator[int] = iter(())
         self._steps: Iterator[_Steps] = iter(())
@@ -194,6 +215,10 @@ class LeastTime:
             return max(node.score, silence * silence * node.inverse_weight) * (node.in_flight + 1)
         return node.score * (node.in_flight + 1)
 
+    def tend(self, nodes: Sequence[Node], now: float) -> float:
+        """Let the weights of the young grow."""
+        return self._youth.tend(nodes, now)
+
     # ------------------------------------------------------------------ how it went
 
     def observe(self, node: Node, seconds: float, success: bool, now: float) -> None:
@@ -231,6 +256,10 @@ class LeastTime:
     def latency(self, node: Node, now: float = 0.0) -> float | None:
         """The latency in seconds that the policy reckons with; None while the node is unknown."""
         return None if node.score == _UNKNOWN else sqrt(node.score / node.inverse_weight)
+
+    def describe(self, node: Node, nodes: Sequence[Node], now: float) -> str | None:
+        """Say how much of its weight a young node has."""
+        return describe(self._youth.factor(node))
 
 
 def _drawn(nodes: Sequence[Node], first: int, steps: _Steps) -> list[Node]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from math import inf
 
 from clientlb.health.breaker import State
 from clientlb.node import Node
@@ -13,6 +14,7 @@ from clientlb.policy.base import (
     Policy,
     ReckoningPolicy,
     Request,
+    TendingPolicy,
     chooser,
     wants_reports,
 )
@@ -62,6 +64,10 @@ class Wrapper:
         """Let the policy within learn."""
         if self._observe is not None:
             self._observe(node, seconds, success, now)
+
+    def tend(self, nodes: Sequence[Node], now: float) -> float:
+        """Let the policy within do what it has to do."""
+        return self.inner.tend(nodes, now) if isinstance(self.inner, TendingPolicy) else inf
 
     def latency(self, node: Node, now: float) -> float | None:
         """The latency in seconds that the policy within reckons with, if it does."""
