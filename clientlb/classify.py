@@ -85,11 +85,9 @@ def _network() -> tuple[type[BaseException], ...]:
 def _http_status(error: BaseException) -> int | None:
     """The status that an exception carries: urllib's `code`, aiohttp's `status`, requests' and httpx's `response`."""
     response = getattr(error, "response", None)
-    for status in (
-        getattr(response, "status_code", None),
-        getattr(error, "status", None),
-        getattr(error, "code", None),
-    ):
+    # one after the other: aiohttp warns of its own `code`
+    for holder, name in ((response, "status_code"), (error, "status"), (error, "code")):
+        status = getattr(holder, name, None)
         if isinstance(status, int) and 100 <= status <= 599:
             return status
     return None

@@ -5,11 +5,14 @@ import io
 import socket
 import urllib.error
 
+import aiohttp
 import grpc
 import httpx
 import httpx2
 import pytest
 import requests
+from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
 
 from clientlb.classify import classify_code, classify_exception, classify_status
 from clientlb.outcome import Cause, Outcome
@@ -98,3 +101,11 @@ def test_every_grpc_code_has_a_verdict(code):
 )
 def test_kind_of_failure(verdict, cause):
     assert verdict.cause is cause
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_status_of_aiohttp_is_read_without_its_warning():
+    """Its exceptions warn whoever reads their `code`."""
+    request = aiohttp.RequestInfo(URL("http://orders/"), "GET", CIMultiDictProxy(CIMultiDict()), URL("http://orders/"))
+    verdict = classify_exception(aiohttp.ClientResponseError(request, (), status=503))
+    assert (verdict.outcome, verdict.reason) == (Outcome.RETRYABLE, "503")
