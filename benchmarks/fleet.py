@@ -1,9 +1,9 @@
 """How well calls are placed: clientlb's policies, breakers and retries in simulated fleets, beside published policies.
 
-The fleets are those of `clientlb simulate`; the code that decides is the shipped one. The baselines are in `baselines`
-and are not shipped; `prequal`, `c3`, `linear`, `yarp` and `wrr` ask servers for their load, and `oracle` knows it. A
-figure is the mean of all seeds, the noise half of the distance between the best and the worst seed. Times are in
-milliseconds; 5000 is the deadline, so a percentile of 5000 is an error. `--quick` has one seed and shorter runs.
+The fleets are those of `clientlb simulate`; the code that decides is the shipped one. The baselines are in `baselines`;
+of them, `prequal` is shipped. `prequal`, `c3`, `linear`, `yarp` and `wrr` ask servers for their load, and `oracle`
+knows it. A figure is the mean of all seeds, the noise half of the distance between the best and the worst seed. Times
+are in milliseconds; 5000 is the deadline, so a percentile of 5000 is an error. `--quick` has one seed and shorter runs.
 
     harsh.p99_over_prequal      p99 of the default policy / p99 of prequal, 100x100, 90 %; small.* likewise
     fig7.prequal_deviation      how far our prequal is from the four published values at most: does the testbed hold?
@@ -29,7 +29,7 @@ from statistics import fmean
 
 import common
 from baselines import BASELINES
-from baselines.pool import Prequal
+from baselines.pool import prequal
 
 from clientlb import Options
 from clientlb.events import Ejected
@@ -41,8 +41,8 @@ EVERYBODY = (*POLICY_NAMES, *BASELINES)
 PROBE_RATES = (4.0, 2.0, 1.0, 0.7, 0.5)
 Q_RIFS = (0.0, 0.35, 0.59, 0.73, 0.81, 0.9, 0.99, 1.0)
 SWEEPS: dict[str, Seated] = {
-    **{f"prequal, {rate:g} probes": partial(Prequal, probes=rate, removed=0.25) for rate in PROBE_RATES},
-    **{f"prequal, Q_RIF {q:g}": partial(Prequal, q_rif=q) for q in Q_RIFS},
+    **{f"prequal, {rate:g} probes": partial(prequal, probes=rate, removed=0.25) for rate in PROBE_RATES},
+    **{f"prequal, Q_RIF {q:g}": partial(prequal, q_rif=q) for q in Q_RIFS},
 }
 COMPARED = {
     "fig6": (DEFAULT, "wrr", "prequal"),

@@ -20,7 +20,7 @@ FLOORS = [
     ["pick", "stats", "explain", "explanation", "journal"],
     ["balancer"],
     ["call", "drive", "decorator"],
-    ["discovery", "registration", "telemetry", "load"],
+    ["discovery", "registration", "telemetry", "load", "probing"],
     ["services"],
     ["testing", "simulation", "replay"],
     ["_http", "httpx", "httpx2", "grpc"],
@@ -120,7 +120,7 @@ def test_extras_are_imported_only_in_their_own_rooms(path):
     allowed = {
         "httpx": {"httpx", "_http"},
         "httpx2": {"httpx2", "_http"},
-        "grpc": {"grpc", "load"},
+        "grpc": {"grpc", "load", "probing"},
         "prometheus_client": {"telemetry"},
         "kazoo": {"discovery", "registration"},
         "consul": {"discovery", "registration"},

@@ -1,4 +1,4 @@
-"""Prequal's pool of probes, and three rules for choosing from it: Prequal's own (HCL), Linear, and C3's score.
+"""Prequal's pool of probes with two other rules for choosing from it, Linear and C3's score; and the shipped Prequal.
 
 Wydrowski, Kleinberg, Rumble, Archer: "Load is not what you should balance: Introducing Prequal" (NSDI '24), section 4.
 Every call triggers probes of random servers; their answers serve later calls. The size of the pool, the age and the
@@ -8,19 +8,32 @@ reuse of its entries are bounded, and an entry or so per call is thrown away, th
 from __future__ import annotations
 
 import random
-from bisect import bisect_left, insort
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import inf, isinf
 
+from clientlb import policy
 from clientlb.node import Node
 from clientlb.simulation import Seat, Server
 
 _MOST = 16
 _OLDEST = 1.0
 _DELTA = 1.0
-_REMEMBERED = 128
-"""Answers that the distribution of requests in flight is estimated from."""
+
+
+class SeatProbe:
+    """The shipped policy's way to ask, in the simulated fleet."""
+
+    def __init__(self, seat: Seat) -> None:
+        self._seat = seat
+
+    def ask(self, node: Node, answer: Callable[[int, float], None]) -> None:
+        self._seat.server(node).remember_latencies()
+        self._seat.probe(node, lambda server: answer(server.in_flight, server.latency_estimate()))
+
+
+def prequal(seat: Seat, *, q_rif: float = 2**-0.25, probes: float = 3.0, removed: float = 1.0) -> policy.Prequal:
+    """`clientlb.policy.Prequal`, asking simulated servers."""
+    return policy.Prequal(SeatProbe(seat), quantile=q_rif, probes=probes, removals=removed)
 
 
 class Probe:
@@ -113,47 +126,6 @@ class Pool:
                 # the pool is in the order of arrival
                 self._pool.remove(self._pool[0] if self._oldest_next else self.worst(self._pool))
                 self._oldest_next = not self._oldest_next
-
-
-class Prequal(Pool):
-    """Hot-cold lexicographic: the fastest of those that are not hot, or else the one with the fewest in flight.
-
-    Hot are servers above the `q_rif` quantile of the requests in flight that recent probes have found.
-    """
-
-    def __init__(self, seat: Seat, *, q_rif: float = 2**-0.25, probes: float = 3.0, removed: float = 1.0) -> None:
-        super().__init__(seat, probes=probes, removed=removed)
-        self._q_rif = q_rif
-        self._recent: deque[int] = deque()
-        self._ordered: list[int] = []
-
-    def take(self, node: Node, server: Server, rng: random.Random) -> Probe:
-        probe = super().take(node, server, rng)
-        self._recent.append(probe.in_flight)
-        insort(self._ordered, probe.in_flight)
-        if len(self._recent) > _REMEMBERED:
-            del self._ordered[bisect_left(self._ordered, self._recent.popleft())]
-        return probe
-
-    @property
-    def _threshold(self) -> float:
-        if self._q_rif >= 1.0:
-            return inf
-        return self._ordered[int(self._q_rif * len(self._ordered))]
-
-    def best(self, pool: list[Probe]) -> Probe:
-        threshold = self._threshold
-        cold = [probe for probe in pool if probe.in_flight <= threshold]
-        if cold:
-            return min(cold, key=lambda probe: probe.latency)
-        return min(pool, key=lambda probe: probe.in_flight)
-
-    def worst(self, pool: list[Probe]) -> Probe:
-        threshold = self._threshold
-        hot = [probe for probe in pool if probe.in_flight > threshold]
-        if hot:
-            return max(hot, key=lambda probe: probe.in_flight)
-        return max(pool, key=lambda probe: probe.latency)
 
 
 class Linear(Pool):

@@ -69,7 +69,7 @@ class Prequal:
         probes: Sent per call, on average (default 3, as in the paper).
         removals: Answers thrown away per call, on average (default 1, as in the paper).
         quantile: Of the requests in flight, above which an answer is hot (default 0.84, as in the paper's testbed; 0.6
-            to 0.9 are good; 0 looks at requests in flight only).
+            to 0.9 are good; 0 looks at requests in flight only, 1 at latency only).
         expiry: Seconds after which an answer is too old (default 1, as in the paper).
 
     Raises:
@@ -106,7 +106,7 @@ class Prequal:
             ("pool", pool, pool >= _LEAST, f"at least {_LEAST}"),
             ("probes", probes, probes > 0, "a number above 0"),
             ("removals", removals, removals >= 0, "at least 0"),
-            ("quantile", quantile, 0 <= quantile < 1, "a number from 0 to below 1"),
+            ("quantile", quantile, 0 <= quantile <= 1, "a number from 0 to 1"),
             ("expiry", expiry, expiry > 0, "seconds above 0"),
         ):
             if not fits:
@@ -184,6 +184,8 @@ class Prequal:
         del self._pool[:-size]
 
     def _is_hot(self, answer: _Answer) -> bool:
+        if self.quantile >= 1.0:
+            return False
         return answer.in_flight > self._ordered[int(self.quantile * len(self._ordered))]
 
     def _best(self) -> _Answer:

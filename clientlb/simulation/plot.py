@@ -116,9 +116,10 @@ def _shares(axes: Axes, result: Result, colour: str) -> None:
 
 def _explain(latency: Axes, losses: Axes, shares: Axes, *, across: str, title: str, last: str) -> None:
     latency.set(xlabel=across, ylabel="latency, seconds", title=title)
-    losses.set(xlabel=across, ylabel="%")
+    losses.set(xlabel=across, ylabel="share of the calls, %", title=title)
     shares.set(xlabel="server", ylabel="share of the attempts, %", title=last)
     for axes in (latency, losses, shares):
         if axes.get_yscale() == "linear":
-            axes.set_ylim(bottom=0, top=max(axes.get_ylim()[1], 1.0 if axes is losses else 0.0))
-        axes.legend(fontsize="small")
+            top = axes.get_ylim()[1]
+            axes.set_ylim(bottom=0, top=1.3 * max(top, 1.0) if axes is losses else top)  # the legend needs room
+        axes.legend(fontsize="small", loc="upper right" if axes is losses else "best")

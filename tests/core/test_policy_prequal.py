@@ -1,4 +1,4 @@
-"""Prequal: the rule, the wear of answers, and the same results in the fleet as the baseline of the benchmark."""
+"""Prequal: the rule, the wear of answers, and its settings."""
 
 import random
 
@@ -44,6 +44,12 @@ def test_a_quantile_of_0_looks_at_requests_in_flight_only():
     ten = nodes(10)
     loads = {node: (1 + number, 0.1 - 0.01 * number) for number, node in enumerate(ten)}
     assert most_chosen(Prequal(Servers(loads), quantile=0), ten)[0] is ten[0]
+
+
+def test_a_quantile_of_1_looks_at_latency_only():
+    ten = nodes(10)
+    loads = {node: (1 + number, 0.1 - 0.01 * number) for number, node in enumerate(ten)}
+    assert most_chosen(Prequal(Servers(loads), quantile=1), ten)[0] is ten[9]
 
 
 def test_probes_are_sent_at_their_rate_to_different_random_nodes():
@@ -115,7 +121,7 @@ def test_whatever_happens_a_candidate_is_chosen_and_the_pool_is_bounded(count, p
 
 @pytest.mark.parametrize(
     "setting",
-    [{"pool": 1}, {"probes": 0}, {"removals": -1}, {"quantile": 1.0}, {"expiry": 0}],
+    [{"pool": 1}, {"probes": 0}, {"removals": -1}, {"quantile": 1.1}, {"expiry": 0}],
     ids=lambda setting: next(iter(setting)),
 )
 def test_settings_are_checked(setting):

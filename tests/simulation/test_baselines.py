@@ -53,39 +53,14 @@ def test_least_loaded_breaks_ties_in_cyclic_order(baselines, seat):
 
 def test_reuse_of_probes_is_the_papers(baselines, seat):
     # m = 16, n = 100, three probes and one removal per call, delta = 1: (1 + 1) / ((1 - 0.16) * 3 - 1)
-    assert baselines.pool.Prequal(seat)._reuse == pytest.approx(2 / 1.52)
-    assert baselines.pool.Prequal(seat, probes=0.5, removed=0.25)._reuse == pytest.approx(2 / 0.17)
-    assert baselines.pool.Prequal(seat, probes=1.0)._reuse == float("inf")  # nothing can keep that pool full
-
-
-def probes(baselines, *found):
-    return [
-        baselines.pool.Probe(node, 0.0, rif, latency, 1.0)
-        for node, (rif, latency) in zip(nodes(len(found)), found, strict=True)
-    ]
-
-
-def test_hot_cold_rule(baselines, seat):
-    prequal = baselines.pool.Prequal(seat, q_rif=0.75)
-    prequal._ordered = [1, 2, 3, 4]
-    mixed = probes(baselines, (9, 0.01), (3, 0.30), (2, 0.20))
-    assert prequal._threshold == 4
-    assert prequal.best(mixed) is mixed[2]  # the fastest of those that are cold, though a hot one is faster
-    assert prequal.worst(mixed) is mixed[0]
-    hot = probes(baselines, (9, 0.01), (7, 0.30))
-    assert prequal.best(hot) is hot[1]
-    cold = probes(baselines, (1, 0.3), (2, 0.1))
-    assert prequal.worst(cold) is cold[0]
-
-
-def test_latency_only_has_no_hot_ones(baselines, seat):
-    everybody_cold = baselines.pool.Prequal(seat, q_rif=1.0)
-    assert everybody_cold._threshold == float("inf")
+    assert baselines.pool.Linear(seat)._reuse == pytest.approx(2 / 1.52)
+    assert baselines.pool.Linear(seat, probes=0.5, removed=0.25)._reuse == pytest.approx(2 / 0.17)
+    assert baselines.pool.Linear(seat, probes=1.0)._reuse == float("inf")  # nothing can keep that pool full
 
 
 def test_a_probe_per_call_more_or_less(baselines):
     for rate in (3.0, 0.5):
-        result = simulate(SMALL, seated=lambda seat, rate=rate: baselines.pool.Prequal(seat, probes=rate))
+        result = simulate(SMALL, seated=lambda seat, rate=rate: baselines.pool.prequal(seat, probes=rate))
         assert result.probes_per_call == pytest.approx(rate, rel=0.02)
 
 
