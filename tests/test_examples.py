@@ -11,6 +11,7 @@ PROMISES = {
     "http_client.py": ["serves orders/v1/items/7", "60 more calls, one server gone", "endpoints healthy"],
     "grpc_client.py": ["40 calls over two servers", "2 of 2 endpoints healthy"],
     "graceful_server.py": ["exit status of the old server: 0", "calls, 0 failed"],
+    "own_policy.py": ["{'10.0.0.3': 5, '10.0.0.4': 5}", "version 2: eu-2"],
     "any_client.py": [
         *(f"{client}: " for client in ("urllib", "requests", "aiohttp")),
         "socket: HTTP/1.1 200 OK",

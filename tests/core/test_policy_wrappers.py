@@ -7,13 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clientlb import ConfigurationError, NoEndpointsError
+from clientlb import Balancer, ConfigurationError, NoEndpointsError, Options
 from clientlb.node import Node
 from clientlb.policy import (
+    POLICIES,
     Aperture,
     Filter,
     LeastTime,
     Locality,
+    Prequal,
     Random,
     Rendezvous,
     Request,
@@ -207,6 +209,22 @@ class TestFilter:
             choose_for(Request.of(where={"version": "2"}), two, 0.0, rng)
 
 
+class Fewest:
+    """A policy of a user's own: one method, nothing of ours."""
+
+    def choose(self, nodes, now, rng):
+        return min(nodes, key=lambda node: (node.in_flight, rng.random()))
+
+
+class Silent:
+    def ask(self, node, answer):
+        pass
+
+
+ANYTHING = (*POLICIES, Fewest, partial(Prequal, Silent()))
+"""Every shipped policy, by name or made, and one of a user's own."""
+
+
 class Looked(Node):
     """A node that counts how often it is looked at."""
 
@@ -254,6 +272,56 @@ class TestAll:
         node.connected = True
         policy.observe(node, 0.5, True, 0.0)
         assert LeastTime().latency(node, 0.0) == pytest.approx(0.5)
+
+    @pytest.mark.parametrize("within", ANYTHING, ids=str)
+    def test_they_wrap_any_policy(self, within):
+        policy = Filter(partial(Locality, partial(Subset, within, 4, "me"), "a"))
+        forty = nodes(40, zones=["a", "b"], metadata=[{"version": "1"}, {"version": "1"}, {"version": "2"}])
+        rng, used = random.Random(1), set()
+        for number in range(300):
+            request = Request.of(key=f"user {number}", where={"version": "2"})
+            node = policy.choose_for(request, forty, number * 0.01, rng)
+            node.in_flight += 1
+            policy.observe(node, 0.01, True, number * 0.01)
+            used.add(node)
+        assert {(node.endpoint.zone, node.endpoint.metadata["version"]) for node in used} == {("a", "2")}
+        assert len(used) == 4
+        assert policy.choose(forty, 4.0, rng).endpoint.zone == "a", "a call that says nothing about itself"
+
+    @pytest.mark.parametrize("within", ANYTHING, ids=str)
+    def test_a_balancer_takes_them_whatever_is_within(self, within):
+        policy = partial(Filter, partial(Locality, partial(Subset, within, 2, "me"), "a"), fallback="fail")
+        balancer = Balancer("orders", Options(policy=policy))
+        balancer.update(node.endpoint for node in nodes(12, zones=["a", "b"], metadata=[{"version": "1"}]))
+        for number in range(50):
+            with balancer.pick(key=number, where={"version": "1"}) as pick:
+                assert pick.endpoint.zone == "a"
+        with pytest.raises(NoEndpointsError, match="version=3"):
+            balancer.pick(where={"version": "3"})
+        assert all(node.in_flight == 0 for node in balancer.nodes)
+        assert balancer.explain()
+
+    def test_a_policy_of_ones_own_is_asked_and_told_through_all_of_them(self):
+        class Own(Fewest):
+            told = ()
+
+            def observe(self, node, seconds, success, now):
+                self.told = (*self.told, (node, seconds, success, now))
+
+            def latency(self, node, now):
+                return 0.7
+
+            def describe(self, node, among, now):
+                return "mine"
+
+        own = Own()
+        policy = Filter(partial(Locality, partial(Subset, lambda: own, 4, "me"), "a"))
+        among = nodes(4, zones=["a"])
+        node = policy.choose(among, 0.0, random.Random(1))
+        policy.observe(node, 0.2, False, 3.0)
+        assert own.told == ((node, 0.2, False, 3.0),)
+        assert policy.latency(node, 3.0) == 0.7
+        assert "mine" in policy.describe(node, among, 3.0)
 
     def test_a_key_goes_through_to_the_policy_within(self):
         policy = Filter(partial(Subset, Rendezvous, 5, "me"))
