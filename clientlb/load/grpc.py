@@ -7,8 +7,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import grpc
-import grpc.aio
+try:
+    import grpc
+    import grpc.aio
+except ImportError as _error:
+    raise ImportError("this needs grpcio: pip install 'clientlb[grpc]'", name=_error.name) from _error
 
 from clientlb.load import LoadRecorder
 from clientlb.orca import HEADER, TRAILER, to_message, to_text
