@@ -21,6 +21,7 @@ def celery_in(folder: Path) -> Celery:
         "processed_folder": processed,
         "control_folder": str(folder / "control"),
         "store_processed": False,
+        "polling_interval": 0.05,
     }
     app.conf.worker_prefetch_multiplier = 1
     app.conf.broker_connection_retry_on_startup = True
