@@ -32,11 +32,11 @@ if _TYPE_CHECKING:
         NoEndpointsError,
         RegistrationError,
     )
+    from clientlb.health_options import HealthOptions, OutlierOptions, RatioOptions, SlowOptions
     from clientlb.options import (
         BudgetOptions,
         CallOptions,
         GuardOptions,
-        HealthOptions,
         JournalOptions,
         Options,
         RetryOptions,
@@ -68,11 +68,14 @@ __all__ = [
     "NoEndpointsError",
     "Options",
     "Outcome",
+    "OutlierOptions",
     "Pick",
+    "RatioOptions",
     "RegistrationError",
     "RetryOptions",
     "ServiceStats",
     "Services",
+    "SlowOptions",
     "Trace",
     "Tried",
     "Verdict",

@@ -32,6 +32,7 @@ from clientlb.explanation import Explanation
 from clientlb.figures import Figures
 from clientlb.guard import Guard, Held, Key, Verdict
 from clientlb.health.breaker import State
+from clientlb.health.judge import Judge
 from clientlb.histogram import PER_OCTAVE
 from clientlb.journal import Journal
 from clientlb.node import LoadReport, Node
@@ -130,6 +131,7 @@ class Balancer:
         self._gone = Totals()
         self._figures = Figures(self.created_at)
         self._rows = self._figures.rows
+        self._judge = Judge(service, self.options.health, self._figures, self._note, self.created_at)
 
     # ------------------------------------------------------------------ the side of discovery
 
@@ -398,19 +400,26 @@ class Balancer:
             self._in_pieces = False
 
     def _split(self, ejected: list[Node]) -> None:
-        self._ejected = tuple(ejected)
+        nodes = self._nodes
         if ejected:
             without = set(ejected)
-            self._ready = tuple(node for node in self._nodes if node not in without)
+            ready = tuple(node for node in nodes if node not in without)
+            few = len(ready) < self.options.health.panic_below * len(nodes)
         else:
-            self._ready = self._nodes
-        if self._ready:
+            ready, few = nodes, False
+        if ready and not few:
             self._panicking = False
+        elif ready and not self._panicking:
+            self._panicking = True
+            self._outbox.append(events.Panicked(self.service, len(nodes), len(ready)))
+        self._ready = nodes if ready and few else ready
+        self._judge.nodes, self._judge.ejected = nodes, tuple(ejected)
+        self._ejected = self._judge.ejected
         self._set_due()
 
     def _set_due(self) -> None:
         """Say when the next pick has to look after something that does not happen by itself."""
-        due = [self._figures.ends, self._budget.ends, self._guard.due, self._tend_due]
+        due = [self._figures.ends, self._budget.ends, self._guard.due, self._judge.due, self._tend_due]
         self._due = min(due + [node.breaker.until for node in self._ejected])
 
     # ------------------------------------------------------------------ the side of calls
@@ -504,8 +513,10 @@ class Balancer:
                 self._believe_overdue(now)
         if now >= self._tend_due and self._tend is not None:
             self._tend_due = self._tend(self._nodes, now)
+        if self._judge.advance(now, self.rng):
+            self._sort_by_health()
         self._set_due()
-        probe = self._node_to_probe(exclude, repeatable, now) if now >= self._due else None
+        probe = self._judge.node_to_probe(exclude, repeatable, now) if now >= self._due else None
         if probe is not None and request is not None and not request.matches(probe.endpoint):
             probe = None
         nodes = self._candidates(exclude) if probe is None else (probe,)
@@ -518,17 +529,9 @@ class Balancer:
         if not exclude:
             self._budget.calls += 1
         if probe is not None:
-            probe.breaker.lease(pick, now, self.options.health)
+            self._judge.lease(probe, pick, now)
             self._sort_by_health()
-            self._outbox.append(events.Probing(self.service, probe.endpoint))
         return pick
-
-    def _node_to_probe(self, exclude: Collection[Node], repeatable: bool, now: float) -> Node | None:
-        patience = 0.0 if repeatable else self.options.health.unsafe_probe_after
-        for node in self._ejected:
-            if node.breaker.probe_due(now - patience) and node not in exclude:
-                return node
-        return None
 
     def _candidates(self, exclude: Collection[Node]) -> tuple[Node, ...]:
         """The nodes to choose from, in this order: healthy and untried, untried, healthy, anybody."""
@@ -581,11 +584,14 @@ class Balancer:
                     except (IndexError, OverflowError):
                         self._figures.count_with_care(bucket, node.column)
                 success = outcome is _SUCCESS
-                if node.troubled or not success:
-                    self._judge(pick, success, reason, now, leaving)
+                if not success:
+                    self._figures.failures[node.column] += 1
+                    self._changed(self._judge.failed(pick, cause, reason, now, self.rng))
+                elif node.troubled:
+                    self._succeeded(pick, leaving, now)
                 if self._observe is not None:
                     self._observe(node, seconds, success, now)
-            elif node.breaker.ignored(pick, now):
+            elif self._judge.ignored(pick, now):
                 self._sort_by_health()
         finally:
             self._release()
@@ -605,41 +611,29 @@ class Balancer:
         try:
             node.in_flight -= 1
             if node.troubled and pick.observed is _SUCCESS:  # the body was fine, too
-                self._judge(pick, True, "", self.clock(), 1)
+                self._succeeded(pick, 1, self.clock())
         finally:
             self._release()
         if self._outbox:
             self._tell()
 
-    def _judge(self, pick: Pick, success: bool, reason: str, now: float, leaving: int) -> None:
-        """Let an outcome that is news to the breaker reach it."""
-        node = pick.node
-        breaker = node.breaker
-        health = self.options.health
-        event: events.Event | None = None
-        if success:
-            if not leaving and breaker.state is State.CLOSED:
-                return  # a good head does not make up for failures before: the body is yet to come
-            self._unreachable.discard(node)
-            if breaker.succeeded(pick.started):
-                # what was known before the trouble says nothing about now
-                node.score = -inf
-                node.connected = False
-                event = events.Restored(self.service, node.endpoint)
-        else:
-            self._figures.failures[node.column] += 1
-            what = "the probe failed" if breaker.probe is pick else f"{health.consecutive_failures} failures in a row"
-            if breaker.failed(pick.started, now, health, self.rng):
-                breaker.reason = f"{what}, the last one {reason}" if reason else what
-                event = events.Ejected(self.service, node.endpoint, breaker.reason, breaker.until - now)
-        node.troubled = breaker.state is not State.CLOSED or breaker.failures > 0
-        if event is None:
+    def _succeeded(self, pick: Pick, leaving: int, now: float) -> None:
+        """Let a success that is news to health reach it."""
+        if leaving or pick.node.breaker.state is not State.CLOSED:
+            self._unreachable.discard(pick.node)
+        self._changed(self._judge.succeeded(pick, leaving, now, self.rng))
+
+    def _changed(self, changed: bool) -> None:
+        """Look after what follows when the state of a breaker may have changed."""
+        if not changed:
             return
-        self._outbox.append(event)
         self._sort_by_health()
         if self._guard.limbo and not self._in_pieces:
             with self._changing():
                 self._drop_hopeless()
+
+    def _note(self, event: events.Event) -> None:
+        self._outbox.append(event)
 
     # ------------------------------------------------------------------ waiting for the first list
 
@@ -747,7 +741,10 @@ class Balancer:
         now = self.clock()
         with self._lock:
             counted, _, _ = self._figures.snapshot(now)
-        return explain.balancer(self, self._policy, self._ready, self._lock, counted, now, picks)
+            suspended = self._judge.suspended(now)
+        return explain.balancer(
+            self, self._policy, self._ready, self._lock, counted, now, picks, self._panicking, suspended
+        )
 
     def withdraw_retry(self, now: float) -> bool:
         """Take one retry out of the budget of the service; False when there is none left."""
@@ -774,6 +771,7 @@ class Balancer:
             self._nodes = ()
             self._ejected = ()
             self._by_key = {}
+            self._judge.nodes = self._judge.ejected = ()
             self._guard = Guard(self.options.guard)
             self._due = inf
         self._arrived.set()
@@ -794,6 +792,7 @@ class Balancer:
         self._by_key = {node.endpoint.key: node for node in self._nodes}
         self._gone.leavers = [node.detached() for node in self._gone.leavers]
         self._unreachable.clear()
+        self._judge.after_fork(self.clock())
         self._sort_by_health()
         if self._nodes:
             self._arrived.set()

@@ -13,16 +13,26 @@ from tenacity.stop import stop_after_attempt
 
 from clientlb.backoff import full_jitter
 from clientlb.errors import ConfigurationError
+from clientlb.health_options import (
+    HealthOptions,
+    OutlierOptions,
+    RatioOptions,
+    SlowOptions,
+)
 from clientlb.options import (
     BudgetOptions,
     GuardOptions,
-    HealthOptions,
     JournalOptions,
     Options,
     RetryOptions,
-    require_int,
-    require_number,
 )
+from clientlb.require import require_int, require_number
+
+_NESTED: dict[type[Any], dict[str, type[Any]]] = {
+    Options: {"health": HealthOptions, "retry": RetryOptions, "guard": GuardOptions, "journal": JournalOptions},
+    HealthOptions: {"ratio": RatioOptions, "outlier": OutlierOptions, "slow": SlowOptions},
+    RetryOptions: {"budget": BudgetOptions},
+}
 
 
 def load_options(
@@ -108,13 +118,7 @@ def _table(value: object, where: str) -> Mapping[str, Any]:
 
 def _build(kind: type[Any], table: object, where: str) -> Any:
     values = dict(_table(table, where))
-    nested = {
-        "health": HealthOptions,
-        "retry": RetryOptions,
-        "budget": BudgetOptions,
-        "guard": GuardOptions,
-        "journal": JournalOptions,
-    }
+    nested = _NESTED.get(kind, {})
     known = {option.name for option in dataclasses.fields(kind)}
     if kind is RetryOptions:
         known = known - {"stop", "wait"} | {"attempts", "backoff", "backoff_max"}

@@ -15,6 +15,8 @@ __all__ = [
     "DiscoveryFailed",
     "DiscoveryRecovered",
     "Ejected",
+    "EjectionResumed",
+    "EjectionSuspended",
     "EndpointsChanged",
     "Event",
     "EventHook",
@@ -26,6 +28,7 @@ __all__ = [
     "Retried",
     "RetryDenied",
     "SnapshotUsed",
+    "WouldEject",
 ]
 
 
@@ -99,6 +102,32 @@ class Ejected(Event):
     endpoint: Endpoint
     reason: str
     seconds: float
+    rule: str = ""
+    """Which rule did it: one of `clientlb.health_options.RULES`."""
+
+
+@dataclass(frozen=True, slots=True)
+class WouldEject(Event):
+    """A rule in `HealthOptions.dry_run` would have ejected an endpoint. It was not."""
+
+    endpoint: Endpoint
+    rule: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class EjectionSuspended(Event):
+    """The trouble looks like our own: none of the `size` endpoints is ejected, and those just ejected are back."""
+
+    reason: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class EjectionResumed(Event):
+    """A call succeeded, `seconds` after `EjectionSuspended`: who fails from now on may be ejected."""
+
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,16 +139,17 @@ class Probing(Event):
 
 @dataclass(frozen=True, slots=True)
 class Restored(Event):
-    """An ejected endpoint answered a call: it takes part again."""
+    """An ejected endpoint takes part again: it answered a call, or `EjectionSuspended` was just said."""
 
     endpoint: Endpoint
 
 
 @dataclass(frozen=True, slots=True)
 class Panicked(Event):
-    """No healthy endpoint is left: all `size` of them are used, whatever their state."""
+    """No healthy endpoint is left, or too few (`HealthOptions.panic_below`): all are used, whatever their state."""
 
     size: int
+    healthy: int = 0
 
 
 @dataclass(frozen=True, slots=True)

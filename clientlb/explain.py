@@ -26,6 +26,8 @@ def balancer(
     counted: Snapshot,
     now: float,
     picks: int,
+    panicking: bool,
+    suspended: str | None,
 ) -> Explanation:
     """Describe a service and each of its endpoints.
 
@@ -37,12 +39,18 @@ def balancer(
         counted: Its figures.
         now: Seconds of its clock.
         picks: How many of the last picks to show, if there is a journal.
+        panicking: All endpoints are used whatever their state.
+        suspended: Why nobody is ejected at the moment, if that is so.
     """
     nodes = asked.nodes
     held = {each.endpoint.key: _held(each, until, now) for each, until in asked.held()}
     remarks = [*_registry(asked, now), *asked.remarks()]
     if nodes and all(node.breaker.state is not State.CLOSED for node in nodes):
         remarks.append("no endpoint is healthy: all of them are used, whatever their state (panic)")
+    elif panicking:
+        remarks.append("too few endpoints are healthy: all of them are used, whatever their state (panic)")
+    if suspended:
+        remarks.append(suspended)
     endpoints = []
     for node in nodes:
         counts, failures = counted.of([node.column])
@@ -121,9 +129,9 @@ def _held(held: Held, until: float, now: float) -> str:
 def _verdict(breaker: Breaker, now: float) -> str:
     """Whether an endpoint may be picked, and why not."""
     if breaker.state is State.CLOSED:
-        if not breaker.failures:
-            return "may be picked"
-        return f"may be picked, {breaker.failures} {'failure' if breaker.failures == 1 else 'failures in a row'}"
+        counts = [(breaker.failures, "failure", "failures"), (breaker.refusals, "lost connection", "lost connections")]
+        told = [f"{count} {one if count == 1 else f'{many} in a row'}" for count, one, many in counts if count]
+        return ", ".join(["may be picked", *told])
     ejected = f"ejected {now - breaker.opened_at:.1f} s ago: {breaker.reason}"
     if breaker.state is State.HALF_OPEN:
         return f"{ejected}; a probe is under way"

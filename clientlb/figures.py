@@ -22,19 +22,22 @@ class Figures:
     Attributes:
         rows: Attempts since the start: `rows[bucket][column]`. The list stays the same object.
         failures: Attempts that failed since the start, by column.
+        began: When the current window began. previous_began: When the one before did.
         ends: When the current window ends.
     """
 
     WINDOW = 10.0
 
-    __slots__ = ("_began", "_free", "_previous", "_previous_began", "_saved", "ends", "failures", "rows")
+    __slots__ = ("_free", "_previous", "_saved", "_used", "began", "ends", "failures", "previous_began", "rows")
 
     def __init__(self, now: float) -> None:
         self.rows: Rows = [array("I") for _ in range(histogram.BUCKETS)]
         self.failures: array[int] = array("Q")
         self._free: list[int] = []
         self._saved = self._previous = self._copy()
-        self._began = self._previous_began = now
+        self.began: float = now
+        self.previous_began: float = now
+        self._used: list[int] = []
         self.ends: float = now + self.WINDOW
 
     def new_column(self) -> int:
@@ -49,6 +52,8 @@ class Figures:
         index = min(index, histogram.BUCKETS - 1)
         row = self.rows[index]
         if column >= len(row):
+            if not row:
+                self._used = [*self._used, index]
             row.frombytes(bytes(row.itemsize * (len(self.failures) - len(row))))
         try:
             row[column] += 1
@@ -63,9 +68,9 @@ class Figures:
         silent = now >= self.ends + self.WINDOW
         saved = self._copy()
         self._previous = saved if silent else self._saved
-        self._previous_began = now - self.WINDOW if silent else self._began
+        self.previous_began = now - self.WINDOW if silent else self.began
         self._saved = saved
-        self._began = now
+        self.began = now
         self.ends = now + self.WINDOW
 
     def take_out(self, columns: Sequence[int]) -> tuple[Sequence[int], int]:
@@ -84,10 +89,53 @@ class Figures:
 
     def snapshot(self, now: float) -> tuple[Snapshot, Snapshot, float]:
         """The counters now, those at the start of the window before this one, and the seconds between."""
-        return Snapshot(*self._copy()), Snapshot(*self._previous), max(now - self._previous_began, 1e-3)
+        return Snapshot(*self._copy()), Snapshot(*self._previous), max(now - self.previous_began, 1e-3)
+
+    @property
+    def total(self) -> int:
+        """Attempts at anybody since the start."""
+        return sum(sum(self.rows[index]) for index in self._used)
+
+    def attempts(self, column: int) -> int:
+        """Attempts at one endpoint since the start."""
+        return self._sum(self.rows, column)
+
+    def history(self, column: int) -> tuple[tuple[float, int], ...]:
+        """Moments up to 20 s ago, and how many attempts at one endpoint there had been."""
+        earlier = (self.previous_began, self._sum(self._previous[0], column))
+        return earlier, (self.began, self._sum(self._saved[0], column))
+
+    def lately(self, column: int) -> tuple[int, int]:
+        """Attempts at one endpoint in the window before the current one, and how many of them failed."""
+        attempts = self._sum(self._saved[0], column) - self._sum(self._previous[0], column)
+        return attempts, self.failures_lately(column)
+
+    def failures_lately(self, column: int) -> int:
+        """Attempts at one endpoint that failed in the window before the current one."""
+        saved, previous = self._saved[1], self._previous[1]
+        return _at(saved, column) - _at(previous, column)
+
+    def latencies_lately(self, column: int) -> array[int]:
+        """The same attempts by latency, as in `clientlb.histogram`."""
+        return array(
+            "Q",
+            (_at(now, column) - _at(then, column) for now, then in zip(self._saved[0], self._previous[0], strict=True)),
+        )
+
+    def _sum(self, rows: Rows, column: int) -> int:
+        total = 0
+        for index in self._used:
+            row = rows[index]
+            if column < len(row):
+                total += row[column]
+        return total
 
     def _copy(self) -> tuple[Rows, array[int]]:
         return list(map(_copied, self.rows)), self.failures[:]
+
+
+def _at(row: array[int], column: int) -> int:
+    return row[column] if column < len(row) else 0
 
 
 def _copied(row: array[int]) -> array[int]:

@@ -7,10 +7,8 @@ right. `clientlb.config.load_options` feeds the same classes from a TOML file an
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
-import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -18,6 +16,8 @@ from tenacity.stop import stop_after_attempt
 
 from clientlb.backoff import full_jitter
 from clientlb.errors import ConfigurationError
+from clientlb.health_options import HealthOptions
+from clientlb.require import frozen, require_int, require_number
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState
@@ -45,30 +45,6 @@ RETRYABLE_STATUSES = frozenset({429, 502, 503, 504})
 RETRYABLE_CODES = frozenset({"UNAVAILABLE", "RESOURCE_EXHAUSTED"})
 
 
-def require_int(name: str, value: object, least: int) -> None:
-    """Refuse what is no whole number of at least `least`."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ConfigurationError(f"{name} is {value!r}; give a whole number, at least {least}")
-
-
-def require_number(
-    name: str,
-    value: object,
-    *,
-    above: float = -math.inf,
-    at_least: float = -math.inf,
-    at_most: float = math.inf,
-) -> None:
-    """Refuse what is no finite number within the bounds."""
-    number = value if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
-    if abs(number) <= sys.float_info.max and number > above and at_least <= number <= at_most:
-        return
-    bounds = [f"above {above:g}"] if above > -math.inf else []
-    bounds += [f"at least {at_least:g}"] if at_least > -math.inf else []
-    bounds += [f"at most {at_most:g}"] if at_most < math.inf else []
-    raise ConfigurationError(f"{name} is {value!r}; give a number {' and '.join(bounds)}")
-
-
 def require_key(key: object) -> None:
     """Refuse what cannot be the key of a call."""
     if key is not None and (not isinstance(key, (str, bytes, int)) or isinstance(key, bool)):
@@ -87,51 +63,12 @@ def require_where(where: object) -> None:
         )
 
 
-def _frozen(name: str, values: object, fits: Callable[[object], bool], members: str) -> frozenset[Any]:
-    """Freeze a collection of members that fit. A string is a collection of its letters, which nobody means."""
-    if not isinstance(values, Collection) or isinstance(values, (str, bytes, bytearray, Mapping)):
-        raise ConfigurationError(f"{name} is {values!r}; give a set of {members}")
-    for value in values:
-        if not fits(value):
-            raise ConfigurationError(f"{name} has {value!r}; give {members}")
-    return frozenset(values)
-
-
 def _is_status(value: object) -> bool:
     return isinstance(value, int) and 100 <= value <= 599
 
 
 def _is_name(value: object) -> bool:
     return isinstance(value, str) and value != ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HealthOptions:
-    """When an endpoint is ejected, and when it is tried again.
-
-    Args:
-        consecutive_failures: Failures in a row that open the breaker (default 5, as in Finagle and Envoy).
-        open_for: Seconds that it stays open the first time (default 5, as in Finagle).
-        open_for_max: Longest time in seconds; the time doubles, with jitter, each time that the probe fails
-            (default 300, as in Finagle and Envoy).
-        probe_timeout: Seconds after which a probe that never came back is given up and another one is allowed
-            (default 30).
-        unsafe_probe_after: A probe is offered to calls that can be repeated elsewhere. When none came for this many
-            seconds, any call may take it (default 10).
-    """
-
-    consecutive_failures: int = 5
-    open_for: float = 5.0
-    open_for_max: float = 300.0
-    probe_timeout: float = 30.0
-    unsafe_probe_after: float = 10.0
-
-    def __post_init__(self) -> None:
-        require_int("health.consecutive_failures", self.consecutive_failures, 1)
-        require_number("health.open_for", self.open_for, above=0)
-        require_number("health.open_for_max", self.open_for_max, at_least=self.open_for)
-        require_number("health.probe_timeout", self.probe_timeout, above=0)
-        require_number("health.unsafe_probe_after", self.unsafe_probe_after, at_least=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,8 +131,8 @@ class RetryOptions:
             ("statuses", _is_status, "HTTP status codes, 100 to 599"),
             ("codes", _is_name, "names of gRPC status codes, such as 'UNAVAILABLE'"),
         ):
-            frozen = _frozen(f"retry.{name}", getattr(self, name), fits, members)
-            object.__setattr__(self, name, frozen)
+            values = frozen(f"retry.{name}", getattr(self, name), fits, members)
+            object.__setattr__(self, name, values)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -267,7 +204,7 @@ class Options:
     """
 
     policy: str | Callable[[], Policy] = "least_time"
-    health: HealthOptions = HealthOptions()
+    health: HealthOptions = field(default_factory=HealthOptions)
     retry: RetryOptions = field(default_factory=RetryOptions)
     wait_for_endpoints: float = 5.0
     guard: GuardOptions = GuardOptions()

@@ -11,7 +11,20 @@ PACKAGE = Path(__file__).parent.parent / "clientlb"
 
 # From the bottom up. A module may import from its own floor and from those below it. `docs/design.md` shows the same.
 FLOORS = [
-    ["errors", "endpoint", "outcome", "events", "backoff", "options", "config", "classify", "histogram", "aio"],
+    [
+        "errors",
+        "endpoint",
+        "outcome",
+        "events",
+        "backoff",
+        "require",
+        "health_options",
+        "options",
+        "config",
+        "classify",
+        "histogram",
+        "aio",
+    ],
     ["forks"],
     ["health", "guard"],
     ["node", "figures"],

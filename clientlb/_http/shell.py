@@ -24,7 +24,7 @@ from clientlb.aio import is_over, run_in, running_loop
 from clientlb.endpoint import Endpoint
 from clientlb.errors import ClosedError, NoEndpointsError
 from clientlb.forks import never_free, survive_forks
-from clientlb.options import require_int
+from clientlb.require import require_int
 from clientlb.services import Services
 
 AnyResponse = TypeVar("AnyResponse")

@@ -1,12 +1,13 @@
 """The circuit breaker of one endpoint.
 
-                     failures in a row reach the threshold
+                     a rule trips: see `clientlb.health.judge`
           ┌────────┐ ───────────────────────────────────────► ┌────────┐
           │ CLOSED │                                          │  OPEN  │◄──────────────┐
           └────────┘ ◄─────────────────────────────────────── └────────┘               │
                ▲       a call that began while open succeeds      │   ▲               │ probe fails:
-               │       (panic: there was nobody else)             │   │ probe ignored  │ longer time
-               │                                      time is up, │   │ (cancelled)    │
+               │       (panic: there was nobody else),            │   │ probe ignored  │ longer time
+               │       or ejection is suspended                   │   │ (cancelled)    │
+               │                                      time is up, │   │                │
                │                                  probe is leased ▼   │                │
                │        the probe succeeds                  ┌───────────┐              │
                └─────────────────────────────────────────── │ HALF_OPEN │ ─────────────┘
@@ -15,14 +16,23 @@
 
 The words are Fowler's: open means that calls do not pass. A probe is a lease: it ends by success, failure, cancellation
 or time, so an endpoint can never stay half-open for good (resilience4j #903, Polly #1979, finagle #524 all did).
+
+Each time it opens, it does so for twice as long, with equal jitter. A success does not make up for that: one doubling
+is taken back for every while of good behaviour (gRFC A50), so that an endpoint that flaps is tried less and less often.
 """
 
 from __future__ import annotations
 
 import enum
 import random
+from math import inf
 
-from clientlb.options import HealthOptions
+from clientlb.health.window import Window
+from clientlb.health_options import HealthOptions
+from clientlb.outcome import Cause
+
+_CONNECT = Cause.CONNECT
+_OVERLOAD = Cause.OVERLOAD
 
 
 class State(enum.Enum):
@@ -34,51 +44,89 @@ class State(enum.Enum):
 
 
 class Breaker:
-    """State machine of one endpoint. Methods return True when the state changed.
+    """State machine of one endpoint. Methods that return a truth say whether the state changed.
 
     Attributes:
         state: Where it is.
-        failures: Failures in a row while closed.
+        failures: Failures of the application in a row while closed.
+        refusals: Connections in a row that could not be made, while closed.
         until: OPEN: when a probe is due. HALF_OPEN: when the lease of the probe runs out. In seconds of the clock.
         opened_at: When it last opened.
+        closed_at: When it last closed; -inf if it never was open.
+        rule: By which rule it last opened.
         reason: Why it last opened, for people.
         probe: HALF_OPEN: whoever holds the lease.
+        bearable: Seconds that a probe may take to count as a success: whoever was ejected for being slow is not
+            restored by another slow answer.
+        window: Its recent failures, once there was one.
+        excused: Its failures were taken for our own trouble, and it has not answered since.
     """
 
-    __slots__ = ("_rounds", "failures", "opened_at", "probe", "reason", "state", "until")
+    __slots__ = (
+        "_rounds",
+        "bearable",
+        "closed_at",
+        "excused",
+        "failures",
+        "opened_at",
+        "probe",
+        "reason",
+        "refusals",
+        "rule",
+        "state",
+        "until",
+        "window",
+    )
 
     def __init__(self) -> None:
         self.state: State = State.CLOSED
         self.failures: int = 0
+        self.refusals: int = 0
         self.until: float = 0.0
         self.opened_at: float = 0.0
+        self.closed_at: float = -inf
+        self.rule: str = ""
         self.reason: str = ""
         self.probe: object = None
+        self.bearable: float = inf
+        self.window: Window | None = None
+        self.excused: bool = False
         self._rounds = 0
 
-    def failed(self, started: float, now: float, options: HealthOptions, rng: random.Random) -> bool:
-        """Take note of a failed attempt that began at `started`."""
-        if self.state is State.CLOSED:
+    def count(self, cause: Cause, options: HealthOptions) -> str | None:
+        """Count a failure while closed. Returns the rule that trips, `"consecutive"` or `"connect"`, if one does."""
+        if cause is _CONNECT:
+            self.refusals += 1
+            return "connect" if self.refusals >= options.connect_failures else None
+        if cause is not _OVERLOAD:  # a server that is busy works: that is a matter of the ratio
             self.failures += 1
-            if self.failures < options.consecutive_failures:
-                return False
-        elif self.state is State.OPEN or started < self.opened_at:
-            return False  # old news: the attempt began before the breaker opened, or nobody else was left
-        self._open(now, options, rng)
+            return "consecutive" if self.failures >= options.consecutive_failures else None
+        return None
+
+    def fails_probe(self, started: float) -> bool:
+        """Whether the failure of an attempt that began at `started` is one of the probe, or as good as that."""
+        return self.state is State.HALF_OPEN and started >= self.opened_at
+
+    def forget(self) -> None:
+        """Begin anew to count failures in a row."""
+        self.failures = self.refusals = 0
+
+    def succeeded(self, started: float, now: float) -> bool:
+        """Take note of a successful attempt that began at `started`."""
+        self.forget()
+        self.excused = False
+        if self.state is State.CLOSED or started < self.opened_at:
+            return False  # what began before the trouble did is no evidence that the trouble is over
+        self.close(now)
         return True
 
-    def succeeded(self, started: float) -> bool:
-        """Take note of a successful attempt that began at `started`."""
-        if self.state is State.CLOSED:
-            self.failures = 0
-            return False
-        if started < self.opened_at:
-            return False  # it began before the trouble did: no evidence that the trouble is over
+    def close(self, now: float) -> None:
+        """Let calls pass again."""
         self.state = State.CLOSED
-        self.failures = 0
+        self.forget()
         self.probe = None
-        self._rounds = 0
-        return True
+        self.bearable = inf
+        self.closed_at = now
 
     def ignored(self, attempt: object, now: float) -> bool:
         """Take the probe back if this attempt holds it: it ended without evidence."""
@@ -99,13 +147,41 @@ class Breaker:
         self.until = now + options.probe_timeout
         self.probe = attempt
 
-    def _open(self, now: float, options: HealthOptions, rng: random.Random) -> None:
+    def open(
+        self,
+        now: float,
+        options: HealthOptions,
+        rng: random.Random,
+        *,
+        open_for: float | None = None,
+        good_until: float | None = None,
+    ) -> None:
+        """Let no calls pass for a while.
+
+        Args:
+            now: Seconds of the clock.
+            options: How long.
+            rng: For the jitter.
+            open_for: Replaces the option of that name.
+            good_until: When its good behaviour ended, if that was not just now.
+        """
+        if self.state is State.CLOSED and self._rounds:
+            good = (now if good_until is None else good_until) - self.closed_at
+            self._rounds = max(0, self._rounds - int(max(0.0, good) / options.forgive_after))
         # Finagle's equal jitter: d, then half of each doubled time is fixed and half is random
-        longest = options.open_for * 2.0 ** min(self._rounds, 30)
+        longest = (options.open_for if open_for is None else open_for) * 2.0 ** min(self._rounds, 30)
         seconds = longest if self._rounds == 0 else longest / 2 + rng.uniform(0.0, longest / 2)
         self.state = State.OPEN
-        self.failures = 0
+        self.forget()
         self.probe = None
         self.opened_at = now
         self.until = now + min(seconds, options.open_for_max)
-        self._rounds += 1
+        self._rounds = min(self._rounds + 1, _most_rounds(options))
+
+
+def _most_rounds(options: HealthOptions) -> int:
+    """Doublings after which the longest time is reached: more of them would only take longer to be forgiven."""
+    rounds = 1
+    while options.open_for * 2.0**rounds < options.open_for_max and rounds < 30:
+        rounds += 1
+    return rounds + 1

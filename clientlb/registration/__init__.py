@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterable, Mapping
 from clientlb.discovery.url import checked_seconds, open_backend
 from clientlb.endpoint import Endpoint
 from clientlb.errors import ConfigurationError
-from clientlb.options import require_number
 from clientlb.registration._selftest import SelfTestFunction
 from clientlb.registration._signals import checked_signals
 from clientlb.registration.base import Registrar, Registration
 from clientlb.registration.departure import Stage
+from clientlb.require import require_number
 
 __all__ = ["Registrar", "Registration", "Stage", "open_registrar", "register"]
 

@@ -158,9 +158,27 @@ _line(
 _line(events.Probing, logging.DEBUG, lambda event: f"{event.endpoint} is offered one call, to see whether it works")
 _line(events.Restored, logging.INFO, lambda event: f"{event.endpoint} works again")
 _line(
+    events.WouldEject,
+    logging.WARNING,
+    lambda event: f"{event.endpoint} would be ejected by the rule {event.rule}, which is on trial: {event.reason}",
+)
+_line(
+    events.EjectionSuspended,
+    logging.WARNING,
+    lambda event: f"the trouble looks like our own, none of {_count(event.size)} is ejected: {event.reason}",
+)
+_line(
+    events.EjectionResumed,
+    logging.INFO,
+    lambda event: f"a call succeeded; endpoints may be ejected again after {event.seconds:.1f} s",
+)
+_line(
     events.Panicked,
     logging.WARNING,
-    lambda event: f"no healthy endpoint is left; using all {event.size} whatever their state",
+    lambda event: (
+        f"{'no healthy endpoint is' if not event.healthy else f'of the healthy there are only {event.healthy}'}"
+        f" left; using all {event.size} whatever their state"
+    ),
 )
 _line(
     events.Retried,

@@ -13,6 +13,8 @@ collectors: there, scrape each process by itself.
     clientlb_in_flight{service}                          attempts under way
     clientlb_endpoints{service,state}                    endpoints by state of their breaker
     clientlb_circuit_transitions_total{service,to}       breakers that opened, half-opened, closed
+    clientlb_would_eject_total{service,rule}             ejections by rules that are on trial (`HealthOptions.dry_run`)
+    clientlb_ejection_suspended_total{service}           how often the trouble looked like our own
     clientlb_discovery_age_seconds{service}              for how long the registry could not confirm the list
     clientlb_discovery_stale{service}                    1 while the registry cannot confirm the list, else 0
     clientlb_discovery_limbo{service}                    endpoints in use that the registry no longer names
@@ -40,6 +42,7 @@ except ImportError as _error:
 
 from clientlb import events, histogram
 from clientlb.errors import ConfigurationError
+from clientlb.health_options import RULES
 
 if TYPE_CHECKING:
     from clientlb.services import Services
@@ -80,6 +83,8 @@ class PrometheusSink(Collector):
         self._lock = threading.RLock()  # the garbage collector may end a call, which may be an event, at any time
         self._transitions: Counter[tuple[str, str]] = Counter()
         self._discovery_errors: Counter[str] = Counter()
+        self._would_eject: Counter[tuple[str, str]] = Counter()
+        self._suspensions: Counter[str] = Counter()
         self._reported: dict[tuple[str, str], float] = {}
         try:
             self._registry.register(self)
@@ -115,6 +120,10 @@ class PrometheusSink(Collector):
                 self._transitions[event.service, to] += 1
             elif isinstance(event, events.DiscoveryFailed):
                 self._discovery_errors[event.service] += 1
+            elif isinstance(event, events.WouldEject):
+                self._would_eject[event.service, event.rule] += 1
+            elif isinstance(event, events.EjectionSuspended):
+                self._suspensions[event.service] += 1
 
     def describe(self) -> Iterator[Metric]:
         """The names of all metrics, which the registry checks for duplicates. Reads no figures."""
@@ -156,14 +165,21 @@ class PrometheusSink(Collector):
     def _events(self, stats: dict[str, ServiceStats]) -> Iterator[Metric]:
         transitions = _counter("circuit_transitions", "Changes of breakers, by the state that they changed to", "to")
         errors = _counter("discovery_errors", "How often the registry began to fail")
+        trials = _counter("would_eject", "Ejections that rules on trial would have made", "rule")
+        suspensions = _counter("ejection_suspended", "How often trouble looked like the client's own")
         for name in stats:
             with self._lock:
+                would = {rule: self._would_eject[name, rule] for rule in RULES}
+                suspended = self._suspensions[name]
                 changes = [self._transitions[name, state] for state in _STATES]
                 failed = self._discovery_errors[name]
             for state, count in zip(_STATES, changes, strict=True):
                 transitions.add_metric([name, state], count)
             errors.add_metric([name], failed)
-        return iter((transitions, errors))
+            for rule, count in would.items():
+                trials.add_metric([name, rule], count)
+            suspensions.add_metric([name], suspended)
+        return iter((transitions, errors, trials, suspensions))
 
 
 def _counter(name: str, documentation: str, *labels: str) -> CounterMetricFamily:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 
 from clientlb.endpoint import Endpoint
 from clientlb.errors import ClosedError
-from clientlb.options import require_int, require_number
+from clientlb.require import require_int, require_number
 
 if TYPE_CHECKING:
     from clientlb.testing._loopback import Listener

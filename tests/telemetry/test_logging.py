@@ -78,6 +78,26 @@ EVENTS = [
     ),
     (events.Restored("orders", ONE), logging.INFO, "orders: 10.0.0.1:80 works again"),
     (
+        events.WouldEject("orders", ONE, "ratio", "5 of 10 calls failed within 10 s"),
+        logging.WARNING,
+        "orders: 10.0.0.1:80 would be ejected by the rule ratio, which is on trial: 5 of 10 calls failed within 10 s",
+    ),
+    (
+        events.EjectionSuspended("orders", "this process stood still for 2.0 s", 4),
+        logging.WARNING,
+        "orders: the trouble looks like our own, none of 4 endpoints is ejected: this process stood still for 2.0 s",
+    ),
+    (
+        events.EjectionResumed("orders", 2.0),
+        logging.INFO,
+        "orders: a call succeeded; endpoints may be ejected again after 2.0 s",
+    ),
+    (
+        events.Panicked("orders", 10, 4),
+        logging.WARNING,
+        "orders: of the healthy there are only 4 left; using all 10 whatever their state",
+    ),
+    (
         events.Panicked("orders", 2),
         logging.WARNING,
         "orders: no healthy endpoint is left; using all 2 whatever their state",
