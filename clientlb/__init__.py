@@ -98,11 +98,11 @@ _HOMES = {
         "NoEndpointsError",
         "RegistrationError",
     ),
+    "health_options": ("HealthOptions", "OutlierOptions", "RatioOptions", "SlowOptions"),
     "options": (
         "BudgetOptions",
         "CallOptions",
         "GuardOptions",
-        "HealthOptions",
         "JournalOptions",
         "Options",
         "RetryOptions",
