@@ -83,7 +83,7 @@ class SlowOptions:
     Policies that look at latency avoid slow endpoints anyway; the rule is for those that do not.
 
     Args:
-        enabled: Whether the rule is used (default False: in simulated fleets the default policy does better alone).
+        enabled: Whether the rule is used (default False: the default policy avoids slow endpoints by itself).
         quantile: Of the peers' latencies (default 0.95).
         factor: A call is slow that takes so many times that (default 3).
         share: An endpoint is ejected if more than this share of its calls is slow (default 0.5).
@@ -113,8 +113,8 @@ class HealthOptions:
 
     Args:
         consecutive_failures: Failures in a row that open the breaker (default 5, as in Finagle and Envoy).
-        connect_failures: Connections in a row that could not be made, counted apart (default 3, as in Ribbon: nobody
-            was reached, which says more than an error of somebody).
+        connect_failures: Connections in a row that could not be made, counted apart (default 5, like other failures;
+            Ribbon has 3).
         ratio: Too many recent failures.
         outlier: More failures than its peers have.
         slow: Slower than its peers.
@@ -138,7 +138,7 @@ class HealthOptions:
     """
 
     consecutive_failures: int = 5
-    connect_failures: int = 3
+    connect_failures: int = 5
     ratio: RatioOptions = RatioOptions()
     outlier: OutlierOptions = OutlierOptions()
     slow: SlowOptions = SlowOptions()

@@ -5,7 +5,7 @@ and once in ten seconds the figures of all.
 
     rule          trips when                                              limited by
     consecutive   5 failures of the application in a row                  nothing: nobody is served there
-    connect       3 connections in a row that could not be made           nothing
+    connect       5 connections in a row that could not be made           nothing
     ratio         fewer than 80 % of 10 calls or more in 10 s succeed     most_ejected, never the last healthy one
     outlier       its success rate is far below that of its peers         the same
     slow          most of its calls are slower than nearly all of theirs  the same

@@ -7,7 +7,7 @@ import pytest
 from clientlb import Cause, HealthOptions
 from clientlb.health.breaker import Breaker, State
 
-OPTIONS = HealthOptions(consecutive_failures=3, open_for=5, open_for_max=60, probe_timeout=30)
+OPTIONS = HealthOptions(consecutive_failures=3, open_for=5, open_for_max=60, probe_timeout=30, connect_failures=3)
 PROBE = object()
 
 

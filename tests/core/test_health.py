@@ -55,7 +55,7 @@ class Bench:
 
 
 def test_connections_that_cannot_be_made_have_a_threshold_of_their_own():
-    bench = Bench(3)
+    bench = Bench(3, connect_failures=3)
     for cause in (Cause.CONNECT, Cause.APPLICATION, Cause.CONNECT, Cause.APPLICATION):
         bench.call(1, False, cause=cause)
     assert bench.ejected == []

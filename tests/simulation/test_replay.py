@@ -18,6 +18,8 @@ from clientlb import (
     JournalOptions,
     Options,
     Outcome,
+    OutlierOptions,
+    RatioOptions,
 )
 from clientlb.journal import Entry, Listed, Recording
 from clientlb.policy import Filter, Rendezvous
@@ -102,7 +104,13 @@ def test_failures_are_replayed_when_they_were_and_calls_are_repeated() -> None:
     assert again.lost == 0, "a connection that nobody took is tried elsewhere"
     assert again.ejections
     assert sum(again.attempts.values()) > again.calls
-    without = Options(policy="round_robin", health=HealthOptions(consecutive_failures=10**6))
+    never = HealthOptions(
+        consecutive_failures=10**6,
+        connect_failures=10**6,
+        ratio=RatioOptions(enabled=False),
+        outlier=OutlierOptions(enabled=False),
+    )
+    without = Options(policy="round_robin", health=never)
     assert sum(replay(journal, without).attempts.values()) > sum(again.attempts.values())
 
 
