@@ -221,6 +221,11 @@ class Silent:
         pass
 
 
+def named(within):
+    """The same in every process of a parallel run, which an address in memory is not."""
+    return within if isinstance(within, str) else getattr(within, "__name__", None) or within.func.__name__
+
+
 ANYTHING = (*POLICIES, Fewest, partial(Prequal, Silent()))
 """Every shipped policy, by name or made, and one of a user's own."""
 
@@ -273,7 +278,7 @@ class TestAll:
         policy.observe(node, 0.5, True, 0.0)
         assert LeastTime().latency(node, 0.0) == pytest.approx(0.5)
 
-    @pytest.mark.parametrize("within", ANYTHING, ids=str)
+    @pytest.mark.parametrize("within", ANYTHING, ids=named)
     def test_they_wrap_any_policy(self, within):
         policy = Filter(partial(Locality, partial(Subset, within, 4, "me"), "a"))
         forty = nodes(40, zones=["a", "b"], metadata=[{"version": "1"}, {"version": "1"}, {"version": "2"}])
@@ -288,7 +293,7 @@ class TestAll:
         assert len(used) == 4
         assert policy.choose(forty, 4.0, rng).endpoint.zone == "a", "a call that says nothing about itself"
 
-    @pytest.mark.parametrize("within", ANYTHING, ids=str)
+    @pytest.mark.parametrize("within", ANYTHING, ids=named)
     def test_a_balancer_takes_them_whatever_is_within(self, within):
         policy = partial(Filter, partial(Locality, partial(Subset, within, 2, "me"), "a"), fallback="fail")
         balancer = Balancer("orders", Options(policy=policy))
