@@ -253,7 +253,7 @@ FAULTS: dict[str, dict[str, Fault]] = {
         "leader killed": Fault(leader_killed, noticed="ok"),
         "quorum lost": Fault(quorum_lost, the_outage, noticed="ok"),
     },
-    # an agent that starts before it has found the servers tells them of its instances 15 s later, says Consul's own retry
+    # an agent that could not reach the servers when it started tries again after 15 s: Consul's own retry
     "consul agents": {"agent of the servers killed": Fault(fleets_agent_killed, noticed="empty", within=20.0)},
 }
 CASES = [(kind, name) for kind, faults in FAULTS.items() for name in faults]
