@@ -22,17 +22,30 @@ if _TYPE_CHECKING:
     from clientlb.balancer import Balancer
     from clientlb.call import Trace, Tried
     from clientlb.config import load_options
+    from clientlb.deadlines import deadline, time_remaining
     from clientlb.endpoint import Endpoint
     from clientlb.errors import (
         ClientLBError,
         ClosedError,
         ConfigurationError,
+        DeadlineExceededError,
         DiscoveryError,
         InvalidEndpointError,
         NoEndpointsError,
+        NotSentError,
         RegistrationError,
+        ThrottledError,
     )
-    from clientlb.options import BudgetOptions, CallOptions, GuardOptions, HealthOptions, Options, RetryOptions
+    from clientlb.options import (
+        BudgetOptions,
+        CallOptions,
+        GuardOptions,
+        HealthOptions,
+        HedgeOptions,
+        Options,
+        RetryOptions,
+        ThrottleOptions,
+    )
     from clientlb.outcome import Cause, Outcome, Verdict
     from clientlb.pick import Pick
     from clientlb.services import Services
@@ -50,13 +63,16 @@ __all__ = [
     "ClientLBError",
     "ClosedError",
     "ConfigurationError",
+    "DeadlineExceededError",
     "DiscoveryError",
     "Endpoint",
     "EndpointStats",
     "GuardOptions",
     "HealthOptions",
+    "HedgeOptions",
     "InvalidEndpointError",
     "NoEndpointsError",
+    "NotSentError",
     "Options",
     "Outcome",
     "Pick",
@@ -64,11 +80,15 @@ __all__ = [
     "RetryOptions",
     "ServiceStats",
     "Services",
+    "ThrottleOptions",
+    "ThrottledError",
     "Trace",
     "Tried",
     "Verdict",
+    "deadline",
     "load_options",
     "registration",
+    "time_remaining",
 ]
 
 # A public name brings its module when it is first used, so that importing clientlb costs next to nothing.
@@ -76,17 +96,30 @@ _HOMES = {
     "balancer": ("Balancer",),
     "call": ("Trace", "Tried"),
     "config": ("load_options",),
+    "deadlines": ("deadline", "time_remaining"),
     "endpoint": ("Endpoint",),
     "errors": (
         "ClientLBError",
         "ClosedError",
         "ConfigurationError",
+        "DeadlineExceededError",
         "DiscoveryError",
         "InvalidEndpointError",
         "NoEndpointsError",
+        "NotSentError",
         "RegistrationError",
+        "ThrottledError",
     ),
-    "options": ("BudgetOptions", "CallOptions", "GuardOptions", "HealthOptions", "Options", "RetryOptions"),
+    "options": (
+        "BudgetOptions",
+        "CallOptions",
+        "GuardOptions",
+        "HealthOptions",
+        "HedgeOptions",
+        "Options",
+        "RetryOptions",
+        "ThrottleOptions",
+    ),
     "outcome": ("Cause", "Outcome", "Verdict"),
     "pick": ("Pick",),
     "services": ("Services",),

@@ -17,8 +17,10 @@ from clientlb.options import (
     BudgetOptions,
     GuardOptions,
     HealthOptions,
+    HedgeOptions,
     Options,
     RetryOptions,
+    ThrottleOptions,
     require_int,
     require_number,
 )
@@ -107,7 +109,14 @@ def _table(value: object, where: str) -> Mapping[str, Any]:
 
 def _build(kind: type[Any], table: object, where: str) -> Any:
     values = dict(_table(table, where))
-    nested = {"health": HealthOptions, "retry": RetryOptions, "budget": BudgetOptions, "guard": GuardOptions}
+    nested = {
+        "health": HealthOptions,
+        "retry": RetryOptions,
+        "budget": BudgetOptions,
+        "guard": GuardOptions,
+        "hedge": HedgeOptions,
+        "throttle": ThrottleOptions,
+    }
     known = {option.name for option in dataclasses.fields(kind)}
     if kind is RetryOptions:
         known = known - {"stop", "wait"} | {"attempts", "backoff", "backoff_max"}

@@ -80,6 +80,13 @@ class Pick:
         else:
             balancer.report(self, outcome, reason, 1, now, cause)
 
+    def supersede(self, now: float) -> None:
+        """End an attempt that another attempt of its call was faster than. It took at least as long as until now."""
+        balancer = self._balancer
+        if balancer is not None:
+            self._balancer = None
+            balancer.supersede(self, now)
+
     def __enter__(self) -> Pick:
         return self
 

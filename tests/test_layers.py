@@ -11,13 +11,25 @@ PACKAGE = Path(__file__).parent.parent / "clientlb"
 
 # From the bottom up. A module may import from its own floor and from those below it. `docs/design.md` shows the same.
 FLOORS = [
-    ["errors", "endpoint", "outcome", "events", "backoff", "options", "config", "classify", "histogram", "aio"],
+    [
+        "errors",
+        "endpoint",
+        "outcome",
+        "events",
+        "backoff",
+        "options",
+        "config",
+        "classify",
+        "histogram",
+        "aio",
+        "deadlines",
+    ],
     ["health", "guard"],
     ["node", "figures"],
     ["policy", "retry"],
     ["pick", "stats", "explain", "explanation"],
     ["balancer"],
-    ["call", "drive", "decorator"],
+    ["call", "drive", "crew", "hedging", "decorator"],
     ["discovery", "registration", "telemetry"],
     ["services"],
     ["testing", "simulation"],

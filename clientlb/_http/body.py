@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from clientlb._http.links import Link, Links
@@ -46,6 +46,13 @@ class _ResponseBody:
         self._flavour = flavour
         self._links = links
         self._link: Link[Any] | None = link
+        self.limit: tuple[Callable[[], float], float] | None = None
+        """A clock, and the moment by which the body has to be read."""
+
+    def _check(self) -> None:
+        """End a body that comes in time byte by byte, but not as a whole."""
+        if self.limit is not None and self.limit[0]() >= self.limit[1]:
+            raise self._flavour.module.ReadTimeout("the deadline of the call was over before its body ended")
 
     def _broke_off(self, error: Exception) -> Exception:
         """Report an exception to the endpoint's health; returns what the caller is to see of it."""
@@ -62,7 +69,12 @@ class ResponseBody(_ResponseBody):
 
     def __iter__(self) -> Iterator[bytes]:
         try:
-            yield from self._stream
+            if self.limit is None:
+                yield from self._stream
+            else:
+                for part in self._stream:
+                    self._check()
+                    yield part
         except Exception as error:
             translated = self._broke_off(error)
             if translated is error:
@@ -92,6 +104,8 @@ class AsyncResponseBody(_ResponseBody):
     async def __anext__(self) -> bytes:
         assert self._parts is not None
         try:
+            if self.limit is not None:
+                self._check()
             return await anext(self._parts)
         except StopAsyncIteration:
             raise

@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from clientlb._http.message import copy_to
+from clientlb._http.timeouts import Backend
 from clientlb.endpoint import Endpoint
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ class _Direct:
     Args:
         flavour: Of the client.
         endpoint: Where to.
-        settings: `verify`, `http1`, `http2` and perhaps `limits`, as `Settings.arguments` makes them.
+        settings: `verify`, `http1`, `http2` and perhaps `limits`, as `Settings.arguments` makes them; `hedged` if calls
+            to a service may be.
     """
 
     __slots__ = ("_core", "_errors", "_host", "_pool", "_port", "_response")
@@ -87,14 +89,19 @@ class _Direct:
             keepalive_expiry=limits.keepalive_expiry,
             http1=settings["http1"],
             http2=settings["http2"],
+            network_backend=self._network(settings),
         )
+
+    def _network(self, settings: Mapping[str, Any]) -> Any:
+        """The network under the pool; None is httpcore's own."""
+        return None
 
     def _addressed(self, request: Any, scheme: bytes, changes: Mapping[str, Any]) -> Any:
         core = self._core
         return core.Request(
             request.method,
             core.URL(scheme=scheme, host=self._host, port=self._port, target=request.url.raw_path),
-            headers=request.headers.raw,
+            headers=changes.get("headers", request.headers).raw if changes else request.headers.raw,
             content=changes.get("stream", request.stream) if changes else request.stream,
             extensions=changes.get("extensions", request.extensions) if changes else request.extensions,
         )
@@ -105,13 +112,17 @@ class Direct(_Direct):
 
     __slots__ = ()
 
+    def _network(self, settings: Mapping[str, Any]) -> Any:
+        # calls over HTTP/2 share a connection, so that none may be cut
+        return Backend(self._core) if settings.get("hedged") and not settings["http2"] else None
+
     def send(self, request: Any, scheme: bytes, changes: Mapping[str, Any]) -> Any:
         """Send the caller's request to the endpoint; the stream of the response is httpcore's.
 
         Args:
             request: The caller's, which is not changed.
             scheme: Of the URL.
-            changes: Attributes of the request that differ: `stream`, `extensions`.
+            changes: Attributes of the request that differ: `stream`, `extensions`, `headers`.
         """
         try:
             answer = self._pool.handle_request(self._addressed(request, scheme, changes))

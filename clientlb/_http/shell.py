@@ -21,9 +21,11 @@ from clientlb._http.hosts import Hosts, host_rule
 from clientlb._http.links import Links
 from clientlb._http.message import URL, AnyRequest
 from clientlb.aio import is_over, run_in, running_loop
+from clientlb.crew import Crew
 from clientlb.drive import drive, drive_async
 from clientlb.endpoint import Endpoint
-from clientlb.errors import ClosedError, NoEndpointsError
+from clientlb.errors import ClosedError, NotSentError
+from clientlb.hedging import drive_hedged, drive_hedged_async
 from clientlb.options import require_int
 from clientlb.services import Services
 
@@ -97,7 +99,7 @@ class Shell(ABC, Generic[TransportT]):
         arguments = settings.arguments(module) if needed else {}
         direct, through = self._ways
         self._make: Callable[[Endpoint], Any] = (
-            partial(direct, self._flavour, settings=arguments)
+            partial(direct, self._flavour, settings={**arguments, "hedged": services.hedged})
             if inner is None
             else lambda endpoint: through(self._flavour, endpoint, inner(endpoint))
         )
@@ -132,12 +134,15 @@ class SyncShell(Shell[SyncTransportT], Generic[AnyRequest, AnyResponse, SyncTran
     def _renew(self) -> None:
         self._forks = self._services.forks
         self._links = self._new_links()
+        self._crew = Crew()
 
     def handle_request(self, request: AnyRequest) -> AnyResponse:
         """Send a request to an endpoint of its service, or pass it through.
 
         Raises:
             NoEndpointsError: No endpoint of the service became known in time; it is the flavour's `ConnectError` too.
+            DeadlineExceededError: The deadline was over before the call was sent; it is a `ConnectTimeout` too.
+            ThrottledError: The client refused the call, see `ThrottleOptions`; it is a `ConnectError` too.
             ConfigurationError: The options in `request.extensions["clientlb"]` are wrong.
             ClosedError: The transport or its services are closed.
         """
@@ -149,9 +154,13 @@ class SyncShell(Shell[SyncTransportT], Generic[AnyRequest, AnyResponse, SyncTran
         balancer = self._services[service]
         exchange = Exchange(self._flavour, balancer, links, request)
         try:
-            response = drive(exchange.steps, balancer, exchange.send, exchange.classify, exchange.discard)
-        except NoEndpointsError as error:
-            raise self._flavour.no_endpoints_error(error, request) from None
+            if exchange.hedged and not self._crew.full:
+                launch = partial(exchange.launch, self._crew)
+                response = drive_hedged(exchange.steps, balancer, launch, exchange.classify_one, exchange.discard)
+            else:
+                response = drive(exchange.steps, balancer, exchange.send, exchange.classify, exchange.discard)
+        except NotSentError as error:
+            raise self._flavour.not_sent_error(error, request) from None
         if response.is_closed:  # made with its body: nobody will close its stream
             response.stream.close()
         result: AnyResponse = response
@@ -167,6 +176,7 @@ class SyncShell(Shell[SyncTransportT], Generic[AnyRequest, AnyResponse, SyncTran
         self._closed = True
         links = self._links_here()
         links.retire_all()
+        self._crew.close()
         close_retired(links)
 
 
@@ -187,6 +197,8 @@ class AsyncShell(Shell[AsyncTransportT], Generic[AnyRequest, AnyResponse, AsyncT
 
         Raises:
             NoEndpointsError: No endpoint of the service became known in time; it is the flavour's `ConnectError` too.
+            DeadlineExceededError: The deadline was over before the call was sent; it is a `ConnectTimeout` too.
+            ThrottledError: The client refused the call, see `ThrottleOptions`; it is a `ConnectError` too.
             ConfigurationError: The options in `request.extensions["clientlb"]` are wrong.
             ClosedError: The transport or its services are closed.
         """
@@ -198,9 +210,16 @@ class AsyncShell(Shell[AsyncTransportT], Generic[AnyRequest, AnyResponse, AsyncT
         balancer = self._services[service]
         exchange = AsyncExchange(self._flavour, balancer, links, request)
         try:
-            response = await drive_async(exchange.steps, balancer, exchange.send, exchange.classify, exchange.discard)
-        except NoEndpointsError as error:
-            raise self._flavour.no_endpoints_error(error, request) from None
+            if exchange.hedged:
+                response = await drive_hedged_async(
+                    exchange.steps, balancer, exchange.send, exchange.classify_one, exchange.discard
+                )
+            else:
+                response = await drive_async(
+                    exchange.steps, balancer, exchange.send, exchange.classify, exchange.discard
+                )
+        except NotSentError as error:
+            raise self._flavour.not_sent_error(error, request) from None
         if response.is_closed:  # made with its body: nobody will close its stream
             await response.stream.aclose()
         result: AnyResponse = response

@@ -6,12 +6,12 @@ Whoever catches `grpc.RpcError` (or `grpc.aio.AioRpcError`) and asks for `code()
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
 
-from clientlb.errors import ClosedError, NoEndpointsError
+from clientlb.errors import ClosedError, DeadlineExceededError, NoEndpointsError, NotSentError, ThrottledError
 
 
 class LocalRpcError(grpc.RpcError, grpc.Call):
@@ -68,8 +68,8 @@ class NoEndpointsRpcError(LocalRpcError, NoEndpointsError):
     """No endpoint became known in time: UNAVAILABLE, or DEADLINE_EXCEEDED if the call's own deadline came first."""
 
 
-class AioNoEndpointsRpcError(grpc.aio.AioRpcError, NoEndpointsError):
-    """The same, raised by the channels of `clientlb.grpc.aio`."""
+class AioNotSentRpcError(grpc.aio.AioRpcError, NotSentError):
+    """A call was not sent; raised by the channels of `clientlb.grpc.aio`."""
 
     def __init__(self, code: grpc.StatusCode, *metadata: Any, details: str | None = None, **more: Any) -> None:
         # AioRpcError pickles itself with all five arguments by position
@@ -77,6 +77,47 @@ class AioNoEndpointsRpcError(grpc.aio.AioRpcError, NoEndpointsError):
             zip(("initial_metadata", "trailing_metadata", "details", "debug_error_string"), metadata, strict=False)
         )
         super().__init__(code, **{"details": details, **known, **more})
+
+
+class AioNoEndpointsRpcError(AioNotSentRpcError, NoEndpointsError):
+    """The same as `NoEndpointsRpcError`, raised by the channels of `clientlb.grpc.aio`."""
+
+
+class DeadlineExceededRpcError(LocalRpcError, DeadlineExceededError):
+    """The deadline of the call was over before it was sent: DEADLINE_EXCEEDED."""
+
+
+class ThrottledRpcError(LocalRpcError, ThrottledError):
+    """The client refused the call, because the service turns most calls away: UNAVAILABLE."""
+
+
+class AioDeadlineExceededRpcError(AioNotSentRpcError, DeadlineExceededError):
+    """The same as `DeadlineExceededRpcError`, raised by the channels of `clientlb.grpc.aio`."""
+
+
+class AioThrottledRpcError(AioNotSentRpcError, ThrottledError):
+    """The same as `ThrottledRpcError`, raised by the channels of `clientlb.grpc.aio`."""
+
+
+_Made = TypeVar("_Made", bound=Exception)
+
+
+def of_kind(
+    error: NotSentError, kinds: tuple[type[_Made], type[_Made], type[_Made]], timeout: float | None, patience: float
+) -> tuple[type[_Made], grpc.StatusCode]:
+    """The class of gRPC's for an error of a call that was not sent, and its code.
+
+    Args:
+        error: What the call raised.
+        kinds: The classes for: no endpoints, deadline exceeded, throttled.
+        timeout: Of the call.
+        patience: `Options.wait_for_endpoints`.
+    """
+    if isinstance(error, DeadlineExceededError):
+        return kinds[1], grpc.StatusCode.DEADLINE_EXCEEDED
+    if isinstance(error, ThrottledError):
+        return kinds[2], grpc.StatusCode.UNAVAILABLE
+    return kinds[0], code_without_endpoints(timeout, patience)
 
 
 class ChannelClosedError(ClosedError, ValueError):

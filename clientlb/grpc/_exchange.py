@@ -9,8 +9,9 @@ import grpc
 
 from clientlb.balancer import Balancer
 from clientlb.call import Attempt
-from clientlb.errors import NoEndpointsError
-from clientlb.grpc._errors import NoEndpointsRpcError, code_without_endpoints
+from clientlb.deadlines import shortest
+from clientlb.errors import NotSentError
+from clientlb.grpc._errors import DeadlineExceededRpcError, NoEndpointsRpcError, ThrottledRpcError, of_kind
 from clientlb.grpc._requests import Requests
 from clientlb.grpc._verdict import metadata_of_attempt, verdict
 from clientlb.outcome import SUCCEEDED, Outcome, Verdict
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from clientlb.grpc._methods import Method
 
 _RETRYABLE = Outcome.RETRYABLE
+_NOT_SENT = (NoEndpointsRpcError, DeadlineExceededRpcError, ThrottledRpcError)
 
 
 class Exchange:
@@ -41,6 +43,7 @@ class Exchange:
         "_metadata",
         "_method",
         "_request",
+        "attempt_timeout",
         "balancer",
         "deadline",
         "timeout",
@@ -57,7 +60,11 @@ class Exchange:
         *arguments: Any,
     ) -> None:
         self.balancer = balancer
-        self.timeout = timeout
+        options = balancer.options
+        if method.single and timeout is None:
+            timeout = options.deadline
+        self.timeout = timeout = shortest(timeout)
+        self.attempt_timeout = options.attempt_timeout if method.single else None
         self.deadline = None if timeout is None else balancer.clock() + timeout
         self._method = method
         self._form = form
@@ -87,23 +94,42 @@ class Exchange:
         """Send the request to the endpoint of an attempt."""
         self._attempt = attempt
         pick = attempt.pick
-        deadline = self.deadline
+        expires = attempt.expires
         request = self._request
         function = self._method.at(pick.node)
         if self._form is not None:
             function = getattr(function, self._form)
         return function(
             iter(request) if type(request) is Requests else request,
-            None if deadline is None else max(0.0, deadline - pick.started),  # which is now: no need to read the clock
+            None if expires is None else max(0.0, expires - pick.started),  # which is now: no need to read the clock
             self._metadata if attempt.number == 1 else metadata_of_attempt(self._metadata, attempt.number),
             *self._arguments,
         )
+
+    def launch(self, attempt: Attempt) -> Any:
+        """Send the request, beside another attempt perhaps; returns a future of what the caller wants."""
+        form, self._form = self._form, "future"
+        try:
+            future = self.start(attempt)
+        finally:
+            self._form = form
+        return future if form is None else _WithCall(future)
+
+    def classify_one(self, attempt: Attempt, result: object, error: Exception | None) -> Verdict:
+        """`classify` for one of several attempts."""
+        if error is None:
+            return SUCCEEDED
+        if not isinstance(error, grpc.RpcError):
+            return Verdict(Outcome.IGNORED, type(error).__name__)
+        return self.verdict(attempt, error)
 
     def verdict(self, attempt: Attempt, ended: Any) -> Verdict:
         """Say what the end of an attempt means; `ended` has its status."""
         code = ended.code()
         if code is grpc.StatusCode.OK:
             return SUCCEEDED
+        if code is grpc.StatusCode.DEADLINE_EXCEEDED and attempt.expires != self.deadline:
+            return Verdict(_RETRYABLE, "attempt timeout")
         codes = self.balancer.options.retry.codes
         found = verdict(code, ended.details(), ended.trailing_metadata(), attempt.pick.endpoint, codes)
         if found.outcome is _RETRYABLE and isinstance(self._request, Requests) and not self._request.replayable:
@@ -114,10 +140,10 @@ class Exchange:
         """Seconds until the deadline of the whole call, not below 0; None without one."""
         return None if self.deadline is None else max(0.0, self.deadline - self.balancer.clock())
 
-    def no_endpoints(self, error: NoEndpointsError) -> NoEndpointsRpcError:
+    def not_sent(self, error: NotSentError) -> Exception:
         """The same error as one of gRPC's."""
-        patience = self.balancer.options.wait_for_endpoints
-        made = NoEndpointsRpcError(code_without_endpoints(self.timeout, patience), str(error))
+        kind, code = of_kind(error, _NOT_SENT, self.timeout, self.balancer.options.wait_for_endpoints)
+        made = kind(code, str(error))
         made.__cause__ = error
         return made
 
@@ -143,3 +169,16 @@ class Exchange:
     def tidy(self) -> None:
         """Close the channels of endpoints that have left, if this was the last call to one."""
         self._channel.tidy()
+
+
+class _WithCall:
+    """A future of gRPC's whose result is what `with_call` returns."""
+
+    def __init__(self, future: Any) -> None:
+        self._future = future
+        self.cancel = future.cancel
+        self.add_done_callback = future.add_done_callback
+
+    def result(self) -> tuple[Any, Any]:
+        """The response and its call."""
+        return self._future.result(), self._future

@@ -26,7 +26,7 @@ import grpc
 
 from clientlb.call import Attempt, Step, Steps, Wait
 from clientlb.drive import add_note
-from clientlb.errors import NoEndpointsError
+from clientlb.errors import NotSentError
 from clientlb.grpc._errors import LocalRpcError
 from clientlb.grpc._verdict import not_again
 from clientlb.outcome import Outcome
@@ -62,7 +62,7 @@ class BalancedFuture(grpc.Call, grpc.Future):  # type: ignore[type-arg]
         self._callbacks: list[Callable[[], None]] = []
         try:
             self._follow(next(steps))
-        except NoEndpointsError as error:  # there are some, but none that the call asks for
+        except NotSentError as error:  # there are some, but none that the call asks for
             self._give_up(error)
         except BaseException:
             steps.close()
@@ -170,7 +170,7 @@ class BalancedFuture(grpc.Call, grpc.Future):  # type: ignore[type-arg]
         with self._changed:
             self._steps.close()
             if not self._ended:
-                self._error = self._exchange.no_endpoints(error) if isinstance(error, NoEndpointsError) else error
+                self._error = self._exchange.not_sent(error) if isinstance(error, NotSentError) else error
         self._end()
 
     def _end(self) -> None:

@@ -10,11 +10,12 @@ import grpc
 
 from clientlb.call import call
 from clientlb.drive import drive
-from clientlb.errors import NoEndpointsError
+from clientlb.errors import NotSentError
 from clientlb.grpc._exchange import Exchange
 from clientlb.grpc._future import BalancedFuture, BalancedStream
 from clientlb.grpc._links import Link
 from clientlb.grpc._requests import Requests
+from clientlb.hedging import drive_hedged
 from clientlb.node import Node
 from clientlb.policy import Request as AskedFor
 
@@ -47,6 +48,8 @@ class Method:
     def __init__(self, channel: Channel, arity: str, name: str, *arguments: Any) -> None:
         self.channel = channel
         self._arity = arity
+        self.single = arity.endswith("_unary")
+        """There is one response, so that a time for the whole call makes sense by default."""
         self._name = name
         self._arguments = arguments
         self._idempotent = channel.idempotence.of(name)
@@ -76,13 +79,16 @@ class Method:
             balancer,
             idempotent=self._idempotent,
             deadline=exchange.deadline,
+            attempt_timeout=exchange.attempt_timeout,
             whole=True,
             request=None if channel.ask is None else self._asked(request, *arguments),
         )
         try:
+            if self._idempotent and balancer.options.retry.hedge is not None and self._arity == "unary_unary":
+                return drive_hedged(steps, balancer, exchange.launch, exchange.classify_one)
             return drive(steps, balancer, exchange.start, exchange.classify)
-        except NoEndpointsError as error:
-            raise exchange.no_endpoints(error) from error
+        except NotSentError as error:
+            raise exchange.not_sent(error) from error
         finally:
             if channel.links.leaving:
                 channel.links.tidy()
@@ -96,6 +102,7 @@ class Method:
             balancer,
             idempotent=self._idempotent,
             deadline=exchange.deadline,
+            attempt_timeout=exchange.attempt_timeout,
             whole=True,
             request=None if channel.ask is None else self._asked(request, *arguments),
         )

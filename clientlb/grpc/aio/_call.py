@@ -18,7 +18,7 @@ import grpc.aio
 
 from clientlb.call import Attempt, Sleep, Step, Steps
 from clientlb.drive import add_note
-from clientlb.errors import NoEndpointsError
+from clientlb.errors import NotSentError
 from clientlb.grpc._verdict import not_again
 from clientlb.grpc.aio._status import Told
 from clientlb.outcome import Outcome, Verdict
@@ -57,7 +57,7 @@ class BalancedCall(grpc.aio.Call):
         self._steps = steps
         try:
             self._follow(next(steps))
-        except NoEndpointsError as error:  # there are some, but none that the call asks for
+        except NotSentError as error:  # there are some, but none that the call asks for
             self._give_up(error)
         except BaseException:
             steps.close()
@@ -159,7 +159,7 @@ class BalancedCall(grpc.aio.Call):
         """End the call with an error that is no attempt's."""
         self._steps.close()
         if not self._ended:
-            self._error = self._exchange.no_endpoints(error) if isinstance(error, NoEndpointsError) else error
+            self._error = self._exchange.not_sent(error) if isinstance(error, NotSentError) else error
         self._end()
 
     def _end(self) -> None:

@@ -9,8 +9,9 @@ import grpc
 
 from clientlb.balancer import Balancer
 from clientlb.call import Attempt
-from clientlb.errors import NoEndpointsError
-from clientlb.grpc._errors import AioNoEndpointsRpcError, code_without_endpoints
+from clientlb.deadlines import shortest
+from clientlb.errors import NotSentError
+from clientlb.grpc._errors import AioDeadlineExceededRpcError, AioNoEndpointsRpcError, AioThrottledRpcError, of_kind
 from clientlb.grpc._requests import AsyncRequests
 from clientlb.grpc._verdict import metadata_of_attempt, verdict
 from clientlb.grpc.aio._status import status_of
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from clientlb.grpc.aio._methods import Method
 
 _RETRYABLE = Outcome.RETRYABLE
+_NOT_SENT = (AioNoEndpointsRpcError, AioDeadlineExceededRpcError, AioThrottledRpcError)
 
 
 class Exchange:
@@ -43,6 +45,7 @@ class Exchange:
         "_method",
         "_request",
         "_wait_for_ready",
+        "attempt_timeout",
         "balancer",
         "deadline",
         "links",
@@ -63,7 +66,12 @@ class Exchange:
     ) -> None:
         self.balancer: Balancer = balancer
         self.links: LoopLinks = links
-        self.timeout: float | None = timeout
+        options = balancer.options
+        if method.single and timeout is None:
+            timeout = options.deadline
+        self.timeout: float | None = shortest(timeout)
+        self.attempt_timeout: float | None = options.attempt_timeout if method.single else None
+        timeout = self.timeout
         self.deadline: float | None = None if timeout is None else balancer.clock() + timeout
         self._method = method
         self._request = request
@@ -80,11 +88,11 @@ class Exchange:
     def start(self, attempt: Attempt) -> Any:
         """Send the request to the endpoint of an attempt; returns the call of `grpc.aio`."""
         pick = attempt.pick
-        deadline = self.deadline
+        expires = attempt.expires
         request = self._request
         return self._method.at(self.links, pick.node)(
             aiter(request) if type(request) is AsyncRequests else request,
-            timeout=None if deadline is None else max(0.0, deadline - pick.started),  # which is now, as in the twin
+            timeout=None if expires is None else max(0.0, expires - pick.started),  # which is now, as in the twin
             metadata=self._metadata if attempt.number == 1 else metadata_of_attempt(self._metadata, attempt.number),
             credentials=self._credentials,
             wait_for_ready=self._wait_for_ready,
@@ -96,6 +104,8 @@ class Exchange:
         code, details, trailing_metadata = status_of(ended)
         if code is grpc.StatusCode.OK:
             return SUCCEEDED
+        if code is grpc.StatusCode.DEADLINE_EXCEEDED and attempt.expires != self.deadline:
+            return Verdict(_RETRYABLE, "attempt timeout")
         codes = self.balancer.options.retry.codes
         found = verdict(code, details, trailing_metadata, attempt.pick.endpoint, codes)
         if found.outcome is _RETRYABLE and isinstance(self._request, AsyncRequests) and not self._request.replayable:
@@ -106,9 +116,9 @@ class Exchange:
         """Seconds until the deadline of the whole call, not below 0; None without one."""
         return None if self.deadline is None else max(0.0, self.deadline - self.balancer.clock())
 
-    def no_endpoints(self, error: NoEndpointsError) -> AioNoEndpointsRpcError:
+    def not_sent(self, error: NotSentError) -> Exception:
         """The same error as one of gRPC's."""
-        patience = self.balancer.options.wait_for_endpoints
-        made = AioNoEndpointsRpcError(code_without_endpoints(self.timeout, patience), details=str(error))
+        kind, code = of_kind(error, _NOT_SENT, self.timeout, self.balancer.options.wait_for_endpoints)
+        made = kind(code, details=str(error))
         made.__cause__ = error
         return made

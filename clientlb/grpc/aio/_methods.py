@@ -14,6 +14,7 @@ from clientlb.grpc._links import Link
 from clientlb.grpc._requests import AsyncRequests
 from clientlb.grpc.aio._call import BalancedCall
 from clientlb.grpc.aio._exchange import Exchange
+from clientlb.grpc.aio._hedged import HedgedCall
 from clientlb.grpc.aio._kinds import StreamStreamCall, StreamUnaryCall, UnaryStreamCall, UnaryUnaryCall
 from clientlb.node import Node
 
@@ -48,6 +49,8 @@ class Method:
     def __init__(self, channel: Channel, arity: str, name: str, *arguments: Any) -> None:
         self._channel = channel
         self._arity = arity
+        self.single = arity.endswith("_unary")
+        """There is one response, so that a time for the whole call makes sense by default."""
         self._name = name
         self._arguments = arguments
         self._idempotent = channel.idempotence.of(name)
@@ -93,9 +96,12 @@ class Method:
             idempotent=self._idempotent,
             replayable=replayable,
             deadline=exchange.deadline,
+            attempt_timeout=exchange.attempt_timeout,
             whole=True,
             request=None if ask is None else ask(self._name, message, metadata),
         )
+        if self._idempotent and balancer.options.retry.hedge is not None and self._arity == "unary_unary":
+            return HedgedCall(exchange, steps)
         return self.kind(exchange, steps)
 
 
