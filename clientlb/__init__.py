@@ -22,24 +22,30 @@ if _TYPE_CHECKING:
     from clientlb.balancer import Balancer
     from clientlb.call import Trace, Tried
     from clientlb.config import load_options
+    from clientlb.deadlines import deadline, time_remaining
     from clientlb.endpoint import Endpoint
     from clientlb.errors import (
         ClientLBError,
         ClosedError,
         ConfigurationError,
+        DeadlineExceededError,
         DiscoveryError,
         InvalidEndpointError,
         NoEndpointsError,
+        NotSentError,
         RegistrationError,
+        ThrottledError,
     )
     from clientlb.health_options import HealthOptions, OutlierOptions, RatioOptions, SlowOptions
     from clientlb.options import (
         BudgetOptions,
         CallOptions,
         GuardOptions,
+        HedgeOptions,
         JournalOptions,
         Options,
         RetryOptions,
+        ThrottleOptions,
     )
     from clientlb.outcome import Cause, Outcome, Verdict
     from clientlb.pick import Pick
@@ -58,14 +64,17 @@ __all__ = [
     "ClientLBError",
     "ClosedError",
     "ConfigurationError",
+    "DeadlineExceededError",
     "DiscoveryError",
     "Endpoint",
     "EndpointStats",
     "GuardOptions",
     "HealthOptions",
+    "HedgeOptions",
     "InvalidEndpointError",
     "JournalOptions",
     "NoEndpointsError",
+    "NotSentError",
     "Options",
     "Outcome",
     "OutlierOptions",
@@ -76,11 +85,15 @@ __all__ = [
     "ServiceStats",
     "Services",
     "SlowOptions",
+    "ThrottleOptions",
+    "ThrottledError",
     "Trace",
     "Tried",
     "Verdict",
+    "deadline",
     "load_options",
     "registration",
+    "time_remaining",
 ]
 
 # A public name brings its module when it is first used, so that importing clientlb costs next to nothing.
@@ -88,24 +101,30 @@ _HOMES = {
     "balancer": ("Balancer",),
     "call": ("Trace", "Tried"),
     "config": ("load_options",),
+    "deadlines": ("deadline", "time_remaining"),
     "endpoint": ("Endpoint",),
     "errors": (
         "ClientLBError",
         "ClosedError",
         "ConfigurationError",
+        "DeadlineExceededError",
         "DiscoveryError",
         "InvalidEndpointError",
         "NoEndpointsError",
+        "NotSentError",
         "RegistrationError",
+        "ThrottledError",
     ),
     "health_options": ("HealthOptions", "OutlierOptions", "RatioOptions", "SlowOptions"),
     "options": (
         "BudgetOptions",
         "CallOptions",
         "GuardOptions",
+        "HedgeOptions",
         "JournalOptions",
         "Options",
         "RetryOptions",
+        "ThrottleOptions",
     ),
     "outcome": ("Cause", "Outcome", "Verdict"),
     "pick": ("Pick",),

@@ -33,14 +33,15 @@ from clientlb.figures import Figures
 from clientlb.guard import Guard, Held, Key, Verdict
 from clientlb.health.breaker import State
 from clientlb.health.judge import Judge
-from clientlb.histogram import PER_OCTAVE
+from clientlb.histogram import PER_OCTAVE, bucket, difference, quantiles
 from clientlb.journal import Journal
 from clientlb.node import LoadReport, Node
-from clientlb.options import CallKey, Options, Where
+from clientlb.options import CallKey, HedgeOptions, Options, Where
 from clientlb.outcome import Cause, Outcome
-from clientlb.pick import Pick
+from clientlb.pick import Pick, TriedNodes
 from clientlb.policy import Choose, LearningPolicy, Request, TendingPolicy, chooser, make_policy, wants_reports
 from clientlb.retry.budget import RetryBudget
+from clientlb.retry.throttle import Throttle
 from clientlb.stats import ServiceStats, Totals, summarise
 
 # an attribute of an enum class costs CPython 3.11 more than 100 ns, a global 10
@@ -51,6 +52,9 @@ _APPLICATION = Cause.APPLICATION
 _SPARE_AFTER = 0.3
 """Seconds that a call waits for the registry before a list of an earlier time has to do. A local registry answers in
 30 ms, and nobody waits gladly for a call that could be made."""
+
+_QUANTILE_LASTS = 3.0
+"""Seconds for which a percentile of latencies is used before it is looked up again (as in Finagle)."""
 
 
 class Balancer:
@@ -99,6 +103,11 @@ class Balancer:
         self._new_policy()
         budget = self.options.retry.budget
         self._budget = RetryBudget(budget.ratio, budget.reserve, budget.window, clock())
+        throttling = self.options.throttle
+        self.throttle: Throttle | None = None if throttling is None else Throttle(throttling, clock())
+        """Whether calls are refused here, if that is wanted; see `admit`."""
+        self.plain: bool = self.options.plain
+        """Calls have neither deadline nor attempt timeout, and are neither hedged nor throttled, unless they ask."""
         self._guard = Guard(self.options.guard)
         self._by_key: dict[Key, Node] = {}
         self._nodes: tuple[Node, ...] = ()
@@ -128,6 +137,8 @@ class Balancer:
         self._cached_true_at = 0.0
         self.retries: int = 0
         self.retries_denied: int = 0
+        self.hedges: int = 0
+        self._quantiles: dict[float, tuple[float, int, float]] = {}
         self._gone = Totals()
         self._figures = Figures(self.created_at)
         self._rows = self._figures.rows
@@ -751,6 +762,95 @@ class Balancer:
         with self._lock:
             return self._budget.withdraw(now)
 
+    # ------------------------------------------------------------------ hedges, failure domains and throttling
+
+    def hedge_delay(self, hedge: HedgeOptions, now: float) -> float | None:
+        """After how many seconds an attempt is late; None while too little is known to say so."""
+        if hedge.delay is not None:
+            return max(hedge.least, hedge.delay)
+        seconds, attempts, until = self._quantiles.get(hedge.percentile, (0.0, 0, -inf))
+        if now >= until:
+            with self._lock:
+                if now >= self._due:
+                    self._figures.advance(now)
+                counted, before, _ = self._figures.snapshot(now)
+            recent = difference(counted.total(), before.total())
+            seconds, attempts = quantiles(recent, (hedge.percentile,))[0] or 0.0, sum(recent)
+            self._quantiles[hedge.percentile] = (seconds, attempts, now + _QUANTILE_LASTS)
+        return max(hedge.least, seconds) if attempts >= hedge.enough else None
+
+    def try_hedge(self, tried: TriedNodes, avoid: Collection[str], try_pick: Callable[..., Pick | None]) -> Pick | None:
+        """Pick an endpoint for a second attempt beside one that is late; None if there is none, or no budget left.
+
+        Args:
+            tried: Where the call has been or is now. The second attempt never goes there.
+            avoid: `RetryOptions.avoid`.
+            try_pick: That of this balancer, for what the call asks for.
+        """
+        if not self.has_untried(tried) or not self.withdraw_retry(self.clock()):
+            return None
+        try:
+            pick = try_pick(self.to_avoid(tried, avoid), False)
+        except (ClosedError, NoEndpointsError):  # the attempt that runs is still good
+            return None
+        if pick is not None and pick.node in tried:  # nobody else fits, or the others have just left
+            pick.release(_IGNORED)
+            return None
+        return pick
+
+    def supersede(self, pick: Pick, now: float) -> None:
+        """End an attempt that another attempt of its call was faster than. Picks call this.
+
+        It is no evidence for the endpoint's health, but of its latency: that is at least the time until now. So it
+        counts in the figures and for the policy, as in Finagle.
+        """
+        node = pick.node
+        seconds = now - pick.started
+        with self._lock:
+            node.in_flight -= 1
+            if now >= self._due:
+                self._figures.advance(now)
+            self._figures.count_with_care(bucket(seconds), node.column)
+            if self._judge.ignored(pick, now):
+                self._sort_by_health()
+            if self._observe is not None:
+                self._observe(node, seconds, True, now)
+        self._tell()
+
+    def to_avoid(self, tried: TriedNodes, names: Collection[str]) -> TriedNodes:
+        """Nodes that an attempt after `tried` keeps away from: those, and all that share something with one of them.
+
+        Args:
+            tried: Where the call has been.
+            names: What endpoints share: `RetryOptions.avoid`. When nobody healthy would be left, that does not count.
+        """
+        if not names:
+            return tried
+        spoilt = {(name, shared) for node in tried for name in names if (shared := _described(node, name))}
+        near = tried.and_also(
+            node
+            for node in self._nodes
+            if node not in tried and any((name, _described(node, name)) in spoilt for name in names)
+        )
+        return near if self.has_untried(near) else tried
+
+    def admit(self) -> bool:
+        """Whether a call may be made; False refuses it, because the service turns most calls away."""
+        with self._lock:
+            return self.throttle is None or self.throttle.admit(self.clock(), self.rng)
+
+    def accepted(self) -> None:
+        """A call was not turned away."""
+        with self._lock:
+            if self.throttle is not None:
+                self.throttle.accepted(self.clock())
+
+    def count_hedge(self, event: events.Hedged) -> None:
+        """Count and announce a second attempt."""
+        with self._lock:
+            self.hedges += 1
+        self._emit(event)
+
     def count_retry(self, event: events.Retried | events.RetryDenied) -> None:
         """Count and announce a retry, or one that the budget denied."""
         with self._lock:
@@ -831,3 +931,10 @@ class Balancer:
 
 def _key(node: Node) -> Key:
     return node.endpoint.key
+
+
+def _described(node: Node, name: str) -> str | None:
+    """What discovery says of an endpoint under a name: zone, host, version, or a key of the metadata."""
+    if name in ("zone", "host", "version"):
+        return getattr(node.endpoint, name) or node.endpoint.metadata.get(name)
+    return node.endpoint.metadata.get(name)

@@ -9,10 +9,19 @@ When `None` comes back the attempt that stands is still in flight: its pick belo
 the response has been read, or at once after an error. In a `whole` call the verdict has ended it already. Closing the
 generator while an attempt runs (cancellation, KeyboardInterrupt) ends its pick as IGNORED.
 `clientlb.drive` has the two loops, one for functions and one for coroutines.
+
+A hedged call may have several attempts at once. A shell that can do that says so when `hedge_after` seconds are over:
+
+    step = steps.send(LATE)                       # another Attempt to be sent beside the first, or Await
+    step = steps.send(Ended(attempt, verdict))    # one of them ended. Await: the others go on, this one is discarded
+
+Any other step means that `attempt` stands alone: those that still run are superseded, and the shell cancels them.
+`clientlb.hedging` has the two loops for that. A shell that never sends LATE never has more than one attempt.
 """
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +30,9 @@ from typing import NamedTuple, TypeAlias
 from clientlb import events
 from clientlb.backoff import RetryState
 from clientlb.balancer import Balancer
+from clientlb.deadlines import shortest
 from clientlb.endpoint import Endpoint
+from clientlb.errors import DeadlineExceededError, ThrottledError
 from clientlb.options import CallKey, RetryOptions, Where
 from clientlb.outcome import Outcome, Verdict
 from clientlb.pick import Pick, TriedNodes
@@ -36,14 +47,39 @@ class Attempt:
         pick: Where to send it.
         number: 1 for the first attempt.
         trace: What happened to the call so far.
+        expires: When it has taken too long, in seconds of the balancer's clock; None: never.
+        hedge_after: Seconds after which another attempt may start beside it; None: none may.
     """
 
-    __slots__ = ("number", "pick", "trace")
+    __slots__ = ("expires", "hedge_after", "number", "pick", "trace")
 
     def __init__(self, pick: Pick, number: int, trace: Trace) -> None:
         self.pick: Pick = pick
         self.number: int = number
         self.trace: Trace = trace
+        self.expires: float | None = None
+        self.hedge_after: float | None = None
+
+
+class Ended(NamedTuple):
+    """The answer to an attempt that did not run alone."""
+
+    attempt: Attempt
+    verdict: Verdict
+
+
+class Late(enum.Enum):
+    """The answer when no attempt has ended in time."""
+
+    LATE = "late"
+
+
+LATE = Late.LATE
+
+
+@dataclass(frozen=True, slots=True)
+class Await:
+    """Wait until one of the attempts that run has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +101,30 @@ FOREVER = 1e6
 """Seconds that no call outlives; infinity is more than the waits of threads can take."""
 _IGNORED = Outcome.IGNORED
 _SUCCESS = Outcome.SUCCESS
+_AWAIT = Await()
 
-Step: TypeAlias = Attempt | Sleep | Wait
-Steps: TypeAlias = Generator[Step | None, Verdict | None, None]
+Step: TypeAlias = Attempt | Await | Sleep | Wait
+Answer: TypeAlias = Verdict | Ended | Late | None
+Steps: TypeAlias = Generator[Step | None, Answer, None]
+
+
+class Limits(NamedTuple):
+    """The time that a call has.
+
+    Attributes:
+        deadline: When the caller stops waiting, in seconds of the balancer's clock.
+        attempt_timeout: Seconds that one attempt may take.
+    """
+
+    deadline: float | None
+    attempt_timeout: float | None
+
+    def expiry(self, started: float) -> float | None:
+        """When an attempt has taken too long."""
+        if self.attempt_timeout is None:
+            return self.deadline
+        expires = started + self.attempt_timeout
+        return expires if self.deadline is None else min(self.deadline, expires)
 
 
 class Tried(NamedTuple):
@@ -85,13 +142,15 @@ class Trace:
     Attributes:
         service: Name of the service.
         refusal: Why a failure that could have been repeated was not; None after a success, and after any other failure.
+        hedges: How many of the attempts were started beside one that was late.
     """
 
-    __slots__ = ("_attempts", "_first", "refusal", "seconds", "service")
+    __slots__ = ("_attempts", "_first", "hedges", "refusal", "seconds", "service")
 
     def __init__(self, service: str, first: Pick | None = None) -> None:
         self.service: str = service
         self.refusal: Refusal | None = None
+        self.hedges: int = 0
         self._attempts: list[Tried] | None = None  # made when asked for: most calls have one, and nobody asks
         self._first = first
         self.seconds: float | None = None
@@ -108,7 +167,7 @@ class Trace:
 
     @property
     def endpoint(self) -> Endpoint:
-        """Where the last attempt went."""
+        """Where the last attempt went, which is the one that stands."""
         return self.attempts[-1].endpoint
 
     def __str__(self) -> str:
@@ -161,10 +220,22 @@ def succeed(balancer: Balancer, pick: Pick, trace: Trace) -> None:
 
     A generator costs more than all the rest of a call that succeeds at once. So a shell may take a pick by itself; if
     anything else comes of it, it goes on with `call(..., begun=Attempt(pick, 1, trace))`. The pick is the shell's own.
+    It has to leave that to calls without deadline, attempt timeout, hedging and throttling; see `Balancer.plain`.
     """
     now = balancer.clock()
     trace.seconds = now - pick.started
     pick.observe(_SUCCESS, "", now)
+
+
+def deadline_of(balancer: Balancer, seconds: float | None) -> float | None:
+    """The deadline of a call that begins now, in seconds of the balancer's clock.
+
+    Args:
+        balancer: Of the service.
+        seconds: What the call asks for. What it inherits (`clientlb.deadline`) counts if that is less.
+    """
+    seconds = shortest(seconds)
+    return None if seconds is None else balancer.clock() + seconds
 
 
 def call(
@@ -174,6 +245,7 @@ def call(
     replayable: bool = True,
     retry: RetryOptions | None = None,
     deadline: float | None = None,
+    attempt_timeout: float | None = None,
     whole: bool = False,
     request: Request | None = None,
     begun: Attempt | None = None,
@@ -186,7 +258,8 @@ def call(
         idempotent: The call may safely reach two servers.
         replayable: The request can be sent again; False for a one-shot body.
         retry: Replaces the service's retry options.
-        deadline: When the caller stops waiting, in seconds of the balancer's clock.
+        deadline: When the caller stops waiting, in seconds of the balancer's clock; see `deadline_of`.
+        attempt_timeout: Seconds that one attempt may take.
         whole: The verdict is the end of its attempt; no body or stream follows it.
         request: What the call says about itself, for policies that heed a key or a filter.
         begun: The first attempt, if the shell has made it already: it comes first, for its verdict.
@@ -195,8 +268,13 @@ def call(
     Raises:
         NoEndpointsError: No endpoint became known in time, or none matches the filter, which has no fallback.
         ConfigurationError: There is a filter, and the policy heeds none.
+        DeadlineExceededError: The deadline is over already.
+        ThrottledError: The client refuses the call, because most calls fail.
     """
     repeatable = idempotent and replayable
+    throttle = balancer.throttle
+    if throttle is not None and begun is None and not balancer.admit():
+        raise ThrottledError(f"service {balancer.service!r}: not sent, because the service turns most calls away")
     try_pick = balancer.try_pick if request is None else partial(balancer.try_pick_for, request)
     pick = try_pick((), repeatable) if begun is None else begun.pick
     if pick is None:
@@ -206,15 +284,30 @@ def call(
         pick = try_pick((), repeatable)
         if pick is None:
             raise balancer.no_endpoints(asked_at)
+    if retry is None:
+        retry = balancer.options.retry
     attempt = begun or Attempt(pick, 1, Trace(balancer.service))
+    limits = Limits(deadline, attempt_timeout)
+    if deadline is not None and pick.started >= deadline:
+        pick.release(_IGNORED)
+        raise DeadlineExceededError(f"service {balancer.service!r}: the deadline was over before the call was sent")
+    attempt.expires = limits.expiry(pick.started)
+    hedge_after: float | None = None
+    if retry.hedge is not None and repeatable:
+        hedge_after = attempt.hedge_after = balancer.hedge_delay(retry.hedge, pick.started)
     state: RetryState | None = None
+    tried = TriedNodes(pick)
     while True:
-        try:
-            verdict = yield attempt
-        except BaseException:
-            pick.release(_IGNORED)
-            raise
-        assert verdict is not None, "an attempt is answered with its verdict"
+        if hedge_after is None:
+            try:
+                verdict = yield attempt
+            except BaseException:
+                pick.release(_IGNORED)
+                raise
+            assert type(verdict) is Verdict, "an attempt is answered with its verdict"
+        else:
+            attempt, verdict = yield from _race(balancer, attempt, retry, tried, limits, try_pick)
+            pick = attempt.pick
         now = balancer.clock()
         attempt.trace.attempts.append(Tried(pick.node.endpoint, verdict.reason, now - pick.started))
         if whole:
@@ -222,17 +315,18 @@ def call(
         else:
             pick.observe(verdict.outcome, verdict.reason, now, verdict.cause)
         if verdict.outcome is not _RETRYABLE:
+            if throttle is not None:
+                balancer.accepted()  # a failure of the application took work, too
             break
         if not verdict.sent:
             balancer.unreachable(pick.node)
         if state is None:
             state = RetryState(balancer.rng, pick.started)
-            tried = TriedNodes(pick)
         tried.append(pick.node)
         try:
             delay = decide(
                 verdict,
-                retry or balancer.options.retry,
+                retry,
                 state,
                 balancer.withdraw_retry,
                 now=now,
@@ -241,11 +335,13 @@ def call(
                 idempotent=idempotent,
                 replayable=replayable,
                 deadline=deadline,
+                exhausted=not retry.reuse and all(node in tried for node in balancer.nodes),
             )
         except BaseException:  # of the user's own stop or wait
             pick.release()
             raise
-        facts = (balancer.service, pick.endpoint, attempt.number, verdict.reason)
+        number = len(attempt.trace.attempts)
+        facts = (balancer.service, pick.endpoint, number, verdict.reason)
         if isinstance(delay, Refusal):
             attempt.trace.refusal = delay
             if delay is Refusal.OUT_OF_BUDGET:
@@ -255,9 +351,77 @@ def call(
         balancer.count_retry(events.Retried(*facts, delay))
         if delay > 0:
             yield Sleep(delay)
-        again = try_pick(tried, repeatable)
+        again = try_pick(balancer.to_avoid(tried, retry.avoid) if retry.avoid else tried, repeatable)
         if again is None:  # the list became empty meanwhile
             raise balancer.no_endpoints(state.start_time)
         pick = again
-        attempt = Attempt(pick, attempt.number + 1, attempt.trace)
+        attempt = Attempt(pick, number + 1, attempt.trace)
+        attempt.expires = limits.expiry(pick.started)
+        attempt.hedge_after = hedge_after
     yield None
+
+
+def _race(
+    balancer: Balancer,
+    attempt: Attempt,
+    retry: RetryOptions,
+    tried: TriedNodes,
+    limits: Limits,
+    try_pick: Callable[..., Pick | None],
+) -> Generator[Step, Answer, Ended]:
+    """Let an attempt run, and others beside it once it is late. The first success wins, or the last failure stands.
+
+    Args:
+        balancer: Of the service.
+        attempt: The first one; it says when it is late.
+        retry: The options of the call; they have `hedge`.
+        tried: Where the call has been. Nodes that failed while another attempt ran are added.
+        limits: Of the call.
+        try_pick: The balancer's, for what the call asks for.
+
+    Returns:
+        The attempt that stands. All others have been released, as failures or as superseded.
+    """
+    assert retry.hedge is not None
+    running = [attempt]
+    trace = attempt.trace
+    begun = 1
+    step: Step = attempt
+    try:
+        while True:
+            answer = yield step
+            step = _AWAIT
+            if answer is LATE:
+                busy = tried.and_also(each.pick.node for each in running)
+                pick = balancer.try_hedge(busy, retry.avoid, try_pick)
+                if pick is not None:
+                    step = hedge = Attempt(pick, attempt.number + begun, trace)
+                    begun += 1
+                    hedge.expires = limits.expiry(pick.started)
+                    hedge.hedge_after = attempt.hedge_after if begun <= retry.hedge.at_most else None
+                    running.append(hedge)
+                    trace.hedges += 1
+                    after = pick.started - attempt.pick.started
+                    balancer.count_hedge(events.Hedged(balancer.service, pick.endpoint, after))
+                continue
+            ended = Ended(attempt, answer) if type(answer) is Verdict else answer
+            assert type(ended) is Ended, "an attempt is answered with its verdict"
+            running.remove(ended.attempt)
+            if not running:
+                return ended
+            now = balancer.clock()
+            if ended.verdict.outcome is _SUCCESS:
+                for loser in running:
+                    trace.attempts.append(Tried(loser.pick.endpoint, "superseded", now - loser.pick.started))
+                    loser.pick.supersede(now)
+                return ended
+            pick = ended.attempt.pick
+            trace.attempts.append(Tried(pick.endpoint, ended.verdict.reason, now - pick.started))
+            pick.release(ended.verdict.outcome, ended.verdict.reason, now, ended.verdict.cause)
+            tried.append(pick.node)
+            if not ended.verdict.sent:
+                balancer.unreachable(pick.node)
+    except BaseException:
+        for each in running:
+            each.pick.release(_IGNORED)
+        raise

@@ -22,16 +22,24 @@ from clientlb.health_options import (
 from clientlb.options import (
     BudgetOptions,
     GuardOptions,
+    HedgeOptions,
     JournalOptions,
     Options,
     RetryOptions,
+    ThrottleOptions,
 )
 from clientlb.require import require_int, require_number
 
 _NESTED: dict[type[Any], dict[str, type[Any]]] = {
-    Options: {"health": HealthOptions, "retry": RetryOptions, "guard": GuardOptions, "journal": JournalOptions},
+    Options: {
+        "health": HealthOptions,
+        "retry": RetryOptions,
+        "guard": GuardOptions,
+        "journal": JournalOptions,
+        "throttle": ThrottleOptions,
+    },
     HealthOptions: {"ratio": RatioOptions, "outlier": OutlierOptions, "slow": SlowOptions},
-    RetryOptions: {"budget": BudgetOptions},
+    RetryOptions: {"budget": BudgetOptions, "hedge": HedgeOptions},
 }
 
 

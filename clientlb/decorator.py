@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
+import os
 from collections.abc import Awaitable, Callable
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from clientlb.balancer import Balancer
-from clientlb.call import Asking, Attempt, Steps, call
+from clientlb.call import Asking, Attempt, Steps, call, deadline_of
+from clientlb.crew import Crew
+from clientlb.deadlines import deadline
 from clientlb.drive import drive, drive_async
 from clientlb.endpoint import Endpoint
+from clientlb.hedging import drive_hedged, drive_hedged_async
 from clientlb.options import CallOptions
 from clientlb.outcome import SUCCEEDED, Verdict
 
@@ -25,6 +30,7 @@ def balanced(
     ask: Asking | None,
 ) -> Callable[[Callable[Concatenate[Endpoint, Params], Return]], Callable[Params, Return]]:
     """Make the decorator; see `Services.balanced`."""
+    crews: dict[int, Crew] = {}
 
     def judge(result: object, error: Exception | None) -> Verdict:
         return SUCCEEDED if error is None else classify(error)
@@ -32,7 +38,22 @@ def balanced(
     def steps_of(balancer: Balancer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Steps:
         retry = options.retry_options(balancer.options.retry)
         request = None if ask is None else ask(*args, **kwargs)
-        return call(balancer, idempotent=bool(options.idempotent), retry=retry, whole=True, request=request)
+        seconds, timeout = options.times(balancer.options.deadline, balancer.options.attempt_timeout)
+        return call(
+            balancer,
+            idempotent=bool(options.idempotent),
+            retry=retry,
+            deadline=deadline_of(balancer, seconds),
+            attempt_timeout=timeout,
+            whole=True,
+            request=request,
+        )
+
+    def judge_one(attempt: Attempt, result: object, error: Exception | None) -> Verdict:
+        return judge(result, error)
+
+    def hedged(balancer: Balancer) -> bool:
+        return bool(options.idempotent) and options.retry_options(balancer.options.retry).hedge is not None
 
     def decorate(function: Callable[Concatenate[Endpoint, Params], Return]) -> Callable[Params, Return]:
         if inspect.iscoroutinefunction(function):
@@ -41,9 +62,16 @@ def balanced(
             @functools.wraps(function)
             async def run_async(*args: Params.args, **kwargs: Params.kwargs) -> Any:
                 async def send(attempt: Attempt) -> Any:
-                    return await coroutine_function(attempt.pick.endpoint, *args, **kwargs)
+                    if attempt.expires is None:
+                        return await coroutine_function(attempt.pick.endpoint, *args, **kwargs)
+                    left = max(0.0, attempt.expires - balancer.clock())
+                    async with asyncio.timeout(left):
+                        with deadline(left):
+                            return await coroutine_function(attempt.pick.endpoint, *args, **kwargs)
 
                 balancer = find()
+                if hedged(balancer):
+                    return await drive_hedged_async(steps_of(balancer, args, kwargs), balancer, send, judge_one)
                 return await drive_async(steps_of(balancer, args, kwargs), balancer, send, judge)
 
             return cast("Callable[Params, Return]", run_async)
@@ -51,9 +79,22 @@ def balanced(
         @functools.wraps(function)
         def run(*args: Params.args, **kwargs: Params.kwargs) -> Return:
             def send(attempt: Attempt) -> Return:
-                return function(attempt.pick.endpoint, *args, **kwargs)
+                if attempt.expires is None:
+                    return function(attempt.pick.endpoint, *args, **kwargs)
+                with deadline(max(0.0, attempt.expires - balancer.clock())):
+                    return function(attempt.pick.endpoint, *args, **kwargs)
 
             balancer = find()
+            if hedged(balancer):
+                crew = crews.setdefault(os.getpid(), Crew())  # the threads of a parent do not survive a fork
+                if not crew.full:
+                    result: Return = drive_hedged(
+                        steps_of(balancer, args, kwargs),
+                        balancer,
+                        lambda attempt: crew.send(lambda: send(attempt)),
+                        judge_one,
+                    )
+                    return result
             return drive(steps_of(balancer, args, kwargs), balancer, send, judge)
 
         return run

@@ -14,7 +14,7 @@ from typing import TypeVar
 from clientlb.aio import sleep
 from clientlb.balancer import Balancer
 from clientlb.call import Attempt, Sleep, Steps
-from clientlb.errors import ClosedError, NoEndpointsError
+from clientlb.errors import ClosedError, NotSentError
 from clientlb.outcome import Verdict
 
 Result = TypeVar("Result")
@@ -64,12 +64,12 @@ def drive(
                 step = following
             else:
                 if type(step) is Sleep:
-                    _nobody_sets_this.wait(step.seconds)
+                    nap(step.seconds)
                 else:
                     balancer.wait(step.seconds)  # type: ignore[union-attr]
                 step = next(steps)
-    except (ClosedError, NoEndpointsError) as gone:
-        if failed is None:
+    except (ClosedError, NotSentError) as gone:
+        if failed is None or gone is failed:
             raise
         raise failed from gone  # nobody is left to be tried: what the last attempt met says more
     finally:
@@ -116,8 +116,8 @@ async def drive_async(
                 else:
                     await balancer.wait_async(step.seconds)  # type: ignore[union-attr]
                 step = next(steps)
-    except (ClosedError, NoEndpointsError) as gone:
-        if failed is None:
+    except (ClosedError, NotSentError) as gone:
+        if failed is None or gone is failed:
             raise
         raise failed from gone  # nobody is left to be tried: what the last attempt met says more
     finally:
@@ -129,4 +129,9 @@ def add_note(error: Exception, attempt: Attempt) -> None:
     error.add_note(f"clientlb: {attempt.trace}")
 
 
-_nobody_sets_this = threading.Event()  # an interruptible sleep that tests and simulations need not patch
+_nobody_sets_this = threading.Event()
+
+
+def nap(seconds: float) -> None:
+    """An interruptible sleep that tests and simulations need not patch."""
+    _nobody_sets_this.wait(seconds)

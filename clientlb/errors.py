@@ -5,7 +5,10 @@
       │    └─ InvalidEndpointError                 a host, port or weight that no server can have
       ├─ DiscoveryError                            a registry could not be read; the last good list stays in use
       ├─ RegistrationError                         a server could not be announced or withdrawn
-      ├─ NoEndpointsError                          no list of endpoints arrived in time
+      ├─ NotSentError                              a call ended before it was sent anywhere
+      │    ├─ NoEndpointsError                     no list of endpoints arrived in time
+      │    ├─ DeadlineExceededError (also TimeoutError)  its deadline was over before it began
+      │    └─ ThrottledError                       most calls fail, so the client refused this one itself
       └─ ClosedError          (also RuntimeError)  used after close()
 
 An open circuit breaker never raises: when nothing healthy is left, the balancer uses what there is.
@@ -35,7 +38,19 @@ class RegistrationError(ClientLBError):
     """A server could not be announced to, or withdrawn from, a registry."""
 
 
-class NoEndpointsError(ClientLBError):
+class NotSentError(ClientLBError):
+    """A call ended before it was sent to any server."""
+
+
+class DeadlineExceededError(NotSentError, TimeoutError):
+    """The deadline of a call, its own or an inherited one, was over before it was sent."""
+
+
+class ThrottledError(NotSentError):
+    """The service turns most calls away, so this one was not even sent; see `ThrottleOptions`."""
+
+
+class NoEndpointsError(NotSentError):
     """No endpoint of the service became known in time.
 
     The message says which service, which registry, since when it was asked and what the registry last answered.

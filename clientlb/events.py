@@ -20,6 +20,7 @@ __all__ = [
     "EndpointsChanged",
     "Event",
     "EventHook",
+    "Hedged",
     "HeldReturned",
     "Panicked",
     "Probing",
@@ -171,7 +172,15 @@ class RetryDenied(Event):
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Hedged(Event):
+    """An attempt is late, so another one was started at `endpoint` beside it, after `seconds`."""
+
+    endpoint: Endpoint
+    seconds: float
+
+
 EventHook = Callable[[Event], None]
 """What receives events. It must return quickly: it runs on the thread of whoever caused the event, or caused another
-one just before. What happens to a service comes one at a time and in order; `Retried` and `RetryDenied`, which belong
-to one call each, may come from several threads at once."""
+one just before. What happens to a service comes one at a time and in order; `Retried`, `RetryDenied`
+and `Hedged`, which belong to one call each, may come from several threads at once."""

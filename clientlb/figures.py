@@ -152,6 +152,13 @@ class Snapshot:
         self.failures: array[int] = failures
         self._used = [(index, row) for index, row in enumerate(rows) if row]
 
+    def total(self) -> Sequence[int]:
+        """The histogram of all endpoints together, those among them that have just left."""
+        counts = array("Q", bytes(8 * histogram.BUCKETS))
+        for index, row in self._used:
+            counts[index] = sum(row)
+        return counts
+
     def of(self, columns: Iterable[int]) -> tuple[Sequence[int], int]:
         """Histogram and failures of some endpoints together."""
         counts = array("Q", bytes(8 * histogram.BUCKETS))

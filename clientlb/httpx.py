@@ -39,14 +39,30 @@ from clientlb._http.client import BalancedClient
 from clientlb._http.flavour import Flavour
 from clientlb._http.shell import AsyncShell, SyncShell
 
-__all__ = ["AsyncClient", "AsyncTransport", "Client", "NoEndpointsError", "Transport"]
+__all__ = [
+    "AsyncClient",
+    "AsyncTransport",
+    "Client",
+    "DeadlineExceededError",
+    "NoEndpointsError",
+    "ThrottledError",
+    "Transport",
+]
 
 
 class NoEndpointsError(errors.NoEndpointsError, httpx.ConnectError):
     """No endpoint of the service became known in time: for httpx, it could not connect."""
 
 
-_FLAVOUR = Flavour(httpx, httpcore, NoEndpointsError)
+class DeadlineExceededError(errors.DeadlineExceededError, httpx.ConnectTimeout):
+    """The deadline of the call was over before it was sent: for httpx, a timeout."""
+
+
+class ThrottledError(errors.ThrottledError, httpx.ConnectError):
+    """The client refused the call, because the service turns most calls away: for httpx, it could not connect."""
+
+
+_FLAVOUR = Flavour(httpx, httpcore, NoEndpointsError, DeadlineExceededError, ThrottledError)
 
 
 class Transport(SyncShell[httpx.Request, httpx.Response, httpx.BaseTransport], httpx.BaseTransport):

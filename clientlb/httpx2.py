@@ -19,14 +19,30 @@ from clientlb._http.client import BalancedClient
 from clientlb._http.flavour import Flavour
 from clientlb._http.shell import AsyncShell, SyncShell
 
-__all__ = ["AsyncClient", "AsyncTransport", "Client", "NoEndpointsError", "Transport"]
+__all__ = [
+    "AsyncClient",
+    "AsyncTransport",
+    "Client",
+    "DeadlineExceededError",
+    "NoEndpointsError",
+    "ThrottledError",
+    "Transport",
+]
 
 
 class NoEndpointsError(errors.NoEndpointsError, httpx2.ConnectError):
     """No endpoint of the service became known in time: for httpx2, it could not connect."""
 
 
-_FLAVOUR = Flavour(httpx2, httpcore2, NoEndpointsError)
+class DeadlineExceededError(errors.DeadlineExceededError, httpx2.ConnectTimeout):
+    """The deadline of the call was over before it was sent: for httpx2, a timeout."""
+
+
+class ThrottledError(errors.ThrottledError, httpx2.ConnectError):
+    """The client refused the call, because the service turns most calls away: for httpx2, it could not connect."""
+
+
+_FLAVOUR = Flavour(httpx2, httpcore2, NoEndpointsError, DeadlineExceededError, ThrottledError)
 
 
 class Transport(SyncShell[httpx2.Request, httpx2.Response, httpx2.BaseTransport], httpx2.BaseTransport):

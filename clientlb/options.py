@@ -7,7 +7,9 @@ right. `clientlb.config.load_options` feeds the same classes from a TOML file an
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -40,6 +42,7 @@ CallKey: TypeAlias = str | bytes | int
 Where: TypeAlias = Mapping[str, str]
 """Metadata that an endpoint should have."""
 
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
 _IDEMPOTENT_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})  # RFC 9110, 9.2.2
 RETRYABLE_STATUSES = frozenset({429, 502, 503, 504})
 RETRYABLE_CODES = frozenset({"UNAVAILABLE", "RESOURCE_EXHAUSTED"})
@@ -93,6 +96,58 @@ class BudgetOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HedgeOptions:
+    """When a second attempt starts while the first one still runs ("The Tail at Scale", Dean and Barroso, 2013).
+
+    Only calls that may be repeated are hedged, only to endpoints that the call has not tried, and each second attempt
+    is paid for from the retry budget of the service.
+
+    Args:
+        percentile: The second attempt starts when the first one has taken longer than this share of the service's
+            attempts in the last 10 to 20 seconds (default 0.95: one call in twenty is hedged).
+        delay: Seconds after which it starts, in place of the percentile (default None).
+        at_most: Second attempts of one call, each after as long again (default 1).
+        least: Shortest time in seconds before a second attempt (default 0.001, as in Finagle).
+        enough: Attempts that the percentile needs; with fewer nothing is hedged (default 100).
+    """
+
+    percentile: float = 0.95
+    delay: float | None = None
+    at_most: int = 1
+    least: float = 0.001
+    enough: int = 100
+
+    def __post_init__(self) -> None:
+        require_number("retry.hedge.percentile", self.percentile, above=0, at_most=1)
+        if self.delay is not None:
+            require_number("retry.hedge.delay", self.delay, at_least=0)
+        require_int("retry.hedge.at_most", self.at_most, 1)
+        require_number("retry.hedge.least", self.least, at_least=0)
+        require_int("retry.hedge.enough", self.enough, 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThrottleOptions:
+    """When a client refuses calls itself, because the service turns most of them away.
+
+    Args:
+        k: Calls that are sent for each one that the service accepts (default 2, as in "Site Reliability Engineering").
+            With less, the client is stricter, and slower to notice that the service is well again.
+        window: Seconds over which calls count (default 120, as there).
+        least: Calls in the window below which none is refused (default 20, as in Kratos).
+    """
+
+    k: float = 2.0
+    window: float = 120.0
+    least: int = 20
+
+    def __post_init__(self) -> None:
+        require_number("throttle.k", self.k, at_least=1)
+        require_number("throttle.window", self.window, at_least=1)
+        require_int("throttle.least", self.least, 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RetryOptions:
     """When a call is tried again, on another endpoint.
 
@@ -108,6 +163,11 @@ class RetryOptions:
             surely never reached a server (a refused connection). Neither `stop` nor `wait` nor `budget` has a say in
             that, nor has the method (default 10; gRPC's transparent retries, gRFC A6, have no limit).
         budget: Bounds the retries of the whole service.
+        hedge: Starts a second attempt while the first one is slow (default None: never).
+        avoid: Names of what a failed endpoint shares with others, such as `("zone",)`, `("host",)` or a key of its
+            metadata. Attempts after the first avoid all endpoints that share it, while others are healthy (default:
+            none).
+        reuse: When every endpoint was tried, the best of them is tried again (default True); False ends the call.
     """
 
     stop: Callable[[RetryCallState], bool] = field(default_factory=lambda: stop_after_attempt(3))
@@ -117,6 +177,9 @@ class RetryOptions:
     codes: frozenset[str] = RETRYABLE_CODES
     transparent: int = 10
     budget: BudgetOptions = BudgetOptions()
+    hedge: HedgeOptions | None = None
+    avoid: tuple[str, ...] = ()
+    reuse: bool = True
 
     def __post_init__(self) -> None:
         if not callable(self.stop) or isinstance(self.stop, type):
@@ -126,6 +189,12 @@ class RetryOptions:
         require_int("retry.transparent", self.transparent, 0)
         if not isinstance(self.budget, BudgetOptions):
             raise ConfigurationError(f"retry.budget is {self.budget!r}; give BudgetOptions(...)")
+        if self.hedge is not None and not isinstance(self.hedge, HedgeOptions):
+            raise ConfigurationError(f"retry.hedge is {self.hedge!r}; give HedgeOptions(...) or None")
+        frozen("retry.avoid", self.avoid, _is_name, "names, such as 'zone', 'host' or a key of the metadata")
+        object.__setattr__(self, "avoid", tuple(self.avoid))
+        if not isinstance(self.reuse, bool):
+            raise ConfigurationError(f"retry.reuse is {self.reuse!r}; give True or False")
         for name, fits, members in (
             ("methods", _is_name, "names of HTTP methods, such as 'GET'"),
             ("statuses", _is_status, "HTTP status codes, 100 to 599"),
@@ -201,6 +270,13 @@ class Options:
             `NoEndpointsError`.
         guard: When a server that the registry no longer names is believed to be gone.
         journal: What is recorded of every pick; None (default) is nothing, and costs nothing.
+        deadline: Seconds that a call may take, all attempts and the body of a response included (default None: as long
+            as its own timeouts allow). A call inherits the deadline of `clientlb.deadline` besides; the earlier counts.
+        attempt_timeout: Seconds that an attempt may take to the head of its response (default None). When they are
+            over, a call that may be repeated is.
+        deadline_header: The HTTP header that tells a server how much time is left, in milliseconds if the name ends in
+            `-ms`, else in seconds (default None: it is not told). gRPC tells it anyhow.
+        throttle: Lets the client refuse calls by itself while the service turns most of them away (default None).
     """
 
     policy: str | Callable[[], Policy] = "least_time"
@@ -209,6 +285,10 @@ class Options:
     wait_for_endpoints: float = 5.0
     guard: GuardOptions = GuardOptions()
     journal: JournalOptions | None = None
+    deadline: float | None = None
+    attempt_timeout: float | None = None
+    deadline_header: str | None = None
+    throttle: ThrottleOptions | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.policy, str) and self.policy not in POLICY_NAMES:
@@ -221,6 +301,24 @@ class Options:
                 raise ConfigurationError(f"{name} is {getattr(self, name)!r}; give {kind.__name__}(...)")
         if self.journal is not None and not isinstance(self.journal, JournalOptions):
             raise ConfigurationError(f"journal is {self.journal!r}; give JournalOptions(...) or None")
+        _require_times(self)
+        header = self.deadline_header
+        if header is not None and not (isinstance(header, str) and _TOKEN.fullmatch(header)):
+            raise ConfigurationError(f"deadline_header is {header!r}; give the name of a header, or None")
+        if self.throttle is not None and not isinstance(self.throttle, ThrottleOptions):
+            raise ConfigurationError(f"throttle is {self.throttle!r}; give ThrottleOptions(...) or None")
+
+    @property
+    def plain(self) -> bool:
+        """Calls have neither deadline nor attempt timeout, and are neither hedged nor throttled."""
+        return not (self.deadline or self.attempt_timeout or self.throttle or self.retry.hedge)
+
+
+def _require_times(options: Options | CallOptions) -> None:
+    for name in ("deadline", "attempt_timeout"):
+        seconds = getattr(options, name)
+        if seconds is not None and not (isinstance(options, CallOptions) and seconds == math.inf):
+            require_number(name, seconds, above=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,12 +332,15 @@ class CallOptions:
         key: Calls with the same key go to the same endpoint, if the policy is `Rendezvous` or `RingHash`. Text, bytes
             or a whole number; 7 is the same key as "7".
         where: Metadata that the endpoint should have, if the policy is wrapped in `Filter`.
+        deadline: Replaces the service's; `math.inf` is none. attempt_timeout likewise.
     """
 
     idempotent: bool | None = None
     retry: RetryOptions | bool = True
     key: CallKey | None = None
     where: Where | None = None
+    deadline: float | None = None
+    attempt_timeout: float | None = None
 
     def __post_init__(self) -> None:
         if self.idempotent is not None and not isinstance(self.idempotent, bool):
@@ -248,14 +349,23 @@ class CallOptions:
             raise ConfigurationError(f"retry is {self.retry!r}; give RetryOptions(...) or False")
         require_key(self.key)
         require_where(self.where)
+        _require_times(self)
 
     def retry_options(self, service: RetryOptions) -> RetryOptions:
         """The retry options of the call, given those of its service."""
         if self.retry is True:
             return service
         if self.retry is False:
-            return dataclasses.replace(service, stop=stop_after_attempt(1), transparent=0)
+            return dataclasses.replace(service, stop=stop_after_attempt(1), transparent=0, hedge=None)
         return self.retry
+
+    def times(self, deadline: float | None, attempt_timeout: float | None) -> tuple[float | None, float | None]:
+        """Deadline and attempt timeout of the call in seconds, given those of its service; None is none."""
+        if self.deadline is not None:
+            deadline = None if self.deadline == math.inf else self.deadline
+        if self.attempt_timeout is not None:
+            attempt_timeout = None if self.attempt_timeout == math.inf else self.attempt_timeout
+        return deadline, attempt_timeout
 
     @classmethod
     def of(cls, value: CallOptions | Mapping[str, Any] | None) -> CallOptions:

@@ -6,6 +6,7 @@ the stream ends: the call is no longer in flight. A plain call does both with on
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -84,6 +85,13 @@ class Pick:
         else:
             balancer.report(self, outcome, reason, 1, now, cause)
 
+    def supersede(self, now: float) -> None:
+        """End an attempt that another attempt of its call was faster than. It took at least as long as until now."""
+        balancer = self._balancer
+        if balancer is not None:
+            self._balancer = None
+            balancer.supersede(self, now)
+
     def __enter__(self) -> Pick:
         return self
 
@@ -105,5 +113,10 @@ class TriedNodes(list[Node]):
 
     __slots__ = ("first",)
 
-    def __init__(self, first: Pick) -> None:
+    def __init__(self, first: Pick, nodes: Iterable[Node] = ()) -> None:
+        super().__init__(nodes)
         self.first: Pick = first
+
+    def and_also(self, nodes: Iterable[Node]) -> TriedNodes:
+        """A copy with more nodes."""
+        return TriedNodes(self.first, [*self, *nodes])

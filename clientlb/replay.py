@@ -27,7 +27,7 @@ from math import ceil, inf
 from typing import NamedTuple
 
 from clientlb.balancer import Balancer
-from clientlb.call import Attempt, Steps, call
+from clientlb.call import Attempt, Await, Steps, call
 from clientlb.errors import ClientLBError, ConfigurationError
 from clientlb.events import Ejected, Event
 from clientlb.journal import Entry, Recording
@@ -274,7 +274,7 @@ class _Client:
             return False
         if isinstance(step, Attempt):
             self._send(running, step)
-        else:
+        elif not isinstance(step, Await):  # which only follows LATE
             self._loop.after(step.seconds, self._go_on, running)
         return True
 

@@ -139,6 +139,11 @@ class Services:
         return self._options.get(service) or self._options["*"]
 
     @property
+    def hedged(self) -> bool:
+        """Whether calls to any service may be hedged."""
+        return any(options.retry.hedge is not None for options in self._options.values())
+
+    @property
     def configured(self) -> frozenset[str]:
         """Names of the services that have options of their own."""
         return frozenset(self._options) - {"*"}
@@ -151,6 +156,8 @@ class Services:
         retry: RetryOptions | bool = True,
         key: CallKey | Callable[..., CallKey | None] | None = None,
         where: Where | Callable[..., Where | None] | None = None,
+        deadline: float | None = None,
+        attempt_timeout: float | None = None,
         classify: Callable[[BaseException], Verdict] = classify_exception,
     ) -> Callable[[Callable[Concatenate[Endpoint, Params], Return]], Callable[Params, Return]]:
         """Decorate a function or coroutine function that calls a service: its first argument becomes the endpoint.
@@ -168,7 +175,7 @@ class Services:
             classify: Says what an exception means for the endpoint (default: network trouble counts against it, every
                 other exception is the caller's own).
         """
-        options = CallOptions(idempotent=idempotent, retry=retry)
+        options = CallOptions(idempotent=idempotent, retry=retry, deadline=deadline, attempt_timeout=attempt_timeout)
         return balanced(lambda: self[service], options, classify, asking(key, where))
 
     def stats(self) -> dict[str, ServiceStats]:

@@ -43,10 +43,11 @@ class ServiceStats:
     """Figures of one service. Rates and latencies cover the last 10 to 20 seconds; latencies are in seconds.
 
     Attributes:
-        calls: Calls since the start: attempts, less those that repeated another one.
+        calls: Calls since the start: attempts, less those that repeated another one or ran beside it.
         failures: Calls that failed since the start, after their retries.
         retries: Attempts that repeated another one since the start.
         retries_denied: Retries that the budget did not allow.
+        hedges: Attempts that were started beside one that was late.
         median: Time of an attempt to the head of the response. p99 and max likewise.
         healthy: Endpoints whose breaker is closed.
         age: Seconds for which the registry could not confirm the list; 0 while it can, None before the first list.
@@ -63,6 +64,7 @@ class ServiceStats:
     failures: int
     retries: int
     retries_denied: int
+    hedges: int
     calls_per_second: float
     failures_per_second: float
     median: float | None
@@ -139,10 +141,11 @@ def summarise(
     return ServiceStats(
         service=balancer.service,
         in_flight=sum(node.in_flight for node in everybody),
-        calls=sum(counts) - retries,
+        calls=sum(counts) - retries - balancer.hedges,
         failures=max(0, failures - retries),
         retries=retries,
         retries_denied=balancer.retries_denied,
+        hedges=balancer.hedges,
         calls_per_second=sum(recent) / seconds,
         failures_per_second=recent_failures / seconds,
         median=median,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from types import AsyncGeneratorType
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +48,13 @@ class _ResponseBody:
         self._flavour = flavour
         self._links = links
         self._link: Link[Any] | None = link
+        self.limit: tuple[Callable[[], float], float] | None = None
+        """A clock, and the moment by which the body has to be read."""
+
+    def _check(self) -> None:
+        """End a body that comes in time byte by byte, but not as a whole."""
+        if self.limit is not None and self.limit[0]() >= self.limit[1]:
+            raise self._flavour.module.ReadTimeout("the deadline of the call was over before its body ended")
 
     def _broke_off(self, error: Exception) -> Exception:
         """Report an exception to the endpoint's health; returns what the caller is to see of it."""
@@ -65,7 +72,9 @@ class ResponseBody(_ResponseBody):
     def __iter__(self) -> Iterator[bytes]:
         parts = iter(self._stream)
         try:
-            for part in parts:  # noqa: UP028  # `yield from` would end it before we know
+            for part in parts:
+                if self.limit is not None:
+                    self._check()
                 yield part
         except GeneratorExit:
             if self._links.inherited:
@@ -104,6 +113,8 @@ class AsyncResponseBody(_ResponseBody):
         if self._parts is None:
             raise StopAsyncIteration
         try:
+            if self.limit is not None:
+                self._check()
             return await anext(self._parts)
         except StopAsyncIteration:
             self._parts = None

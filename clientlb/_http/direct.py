@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from clientlb._http.message import copy_to
+from clientlb._http.timeouts import Backend
 from clientlb.aio import in_trio
 from clientlb.endpoint import Endpoint
 
@@ -118,7 +119,8 @@ class _Direct:
     Args:
         flavour: Of the client.
         endpoint: Where to.
-        settings: `verify`, `http1`, `http2` and perhaps `limits`, as `Settings.arguments` makes them.
+        settings: `verify`, `http1`, `http2` and perhaps `limits`, as `Settings.arguments` makes them; `hedged` if calls
+            to a service may be.
     """
 
     __slots__ = ("_core", "_dialler", "_errors", "_host", "_pool", "_port", "_response")
@@ -134,7 +136,7 @@ class _Direct:
         self._response = flavour.module.Response
         self._host = endpoint.host.encode()
         self._port = endpoint.port
-        self._dialler = self._new_dialler()
+        self._dialler = self._new_dialler(settings)
         self._pool = getattr(flavour.core, self._pool_name)(
             ssl_context=settings["verify"],
             max_connections=limits.max_connections,
@@ -150,15 +152,17 @@ class _Direct:
         """Another object after every new connection."""
         return self._dialler.latest
 
-    def _new_dialler(self) -> Dialler:
-        return Dialler(self._core.SyncBackend())
+    def _new_dialler(self, settings: Mapping[str, Any]) -> Dialler:
+        # calls over HTTP/2 share a connection, so that none may be cut
+        cuts = settings.get("hedged") and not settings["http2"]
+        return Dialler(Backend(self._core) if cuts else self._core.SyncBackend())
 
     def _addressed(self, request: Any, scheme: bytes, changes: Mapping[str, Any]) -> Any:
         core = self._core
         return core.Request(
             request.method,
             core.URL(scheme=scheme, host=self._host, port=self._port, target=request.url.raw_path),
-            headers=request.headers.raw,
+            headers=changes.get("headers", request.headers).raw if changes else request.headers.raw,
             content=changes.get("stream", request.stream) if changes else request.stream,
             extensions=changes.get("extensions", request.extensions) if changes else request.extensions,
         )
@@ -175,7 +179,7 @@ class Direct(_Direct):
         Args:
             request: The caller's, which is not changed.
             scheme: Of the URL.
-            changes: Attributes of the request that differ: `stream`, `extensions`.
+            changes: Attributes of the request that differ: `stream`, `extensions`, `headers`.
         """
         try:
             answer = self._pool.handle_request(self._addressed(request, scheme, changes))
@@ -195,7 +199,7 @@ class AsyncDirect(_Direct):
 
     _pool_name = "AsyncConnectionPool"
 
-    def _new_dialler(self) -> Dialler:
+    def _new_dialler(self, settings: Mapping[str, Any]) -> Dialler:
         return AsyncDialler(self._core.TrioBackend() if in_trio() else self._core.AnyIOBackend())
 
     async def send(self, request: Any, scheme: bytes, changes: Mapping[str, Any]) -> Any:

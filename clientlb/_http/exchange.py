@@ -9,16 +9,22 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from functools import partial
+from math import inf
 from typing import Any, Generic, TypeVar
 
 from clientlb._http.body import AsyncOneShotBody, OneShotBody, aclose_retired, close_retired
 from clientlb._http.flavour import Flavour
 from clientlb._http.links import Link, Links
 from clientlb._http.message import AnyRequest, is_idempotent, is_replayable
+from clientlb._http.timeouts import Interrupt, Timeouts
 from clientlb._http.verdict import of_status
 from clientlb.balancer import Balancer
-from clientlb.call import Attempt, Steps, Trace, asked, call, succeed
+from clientlb.call import Attempt, Steps, Trace, asked, call, deadline_of, succeed
+from clientlb.crew import Crew, Errand
+from clientlb.deadlines import inherited, write_header
 from clientlb.drive import drive, drive_async
+from clientlb.hedging import drive_hedged, drive_hedged_async
 from clientlb.options import CallOptions
 from clientlb.orca import of_headers
 from clientlb.outcome import SUCCEEDED, Outcome, Verdict
@@ -53,10 +59,12 @@ class _Exchange(ABC, Generic[AnyRequest]):
     __slots__ = (
         "_balancer",
         "_body",
+        "_deadline",
         "_flavour",
         "_idempotent",
         "_links",
         "_options",
+        "_plain",
         "_replayable",
         "_request",
         "_retry",
@@ -74,17 +82,30 @@ class _Exchange(ABC, Generic[AnyRequest]):
         self._retry = retry
         self._stale: BaseException | None = None
         self._options = options
+        # a call that asks for something itself, or has a deadline, takes the long way
+        self._plain: bool = options is None and balancer.plain and not inherited()
+        self._deadline: float | None = None
         self._idempotent = is_idempotent(request, options, retry)
         self._replayable = is_replayable(request.stream, flavour.byte_stream)
         self._body: OneShotBody | AsyncOneShotBody | None = None if self._replayable else self._one_shot()
 
+    @property
+    def _hedged(self) -> bool:
+        return self._retry.hedge is not None and self._idempotent and self._replayable
+
     def _steps(self, begun: Attempt | None) -> Steps:
-        options = self._options
+        options, balancer = self._options, self._balancer
+        seconds, timeout = balancer.options.deadline, balancer.options.attempt_timeout
+        if options is not None:
+            seconds, timeout = options.times(seconds, timeout)
+        self._deadline = deadline_of(balancer, seconds)
         return call(
-            self._balancer,
+            balancer,
             idempotent=self._idempotent,
             replayable=self._replayable,
             retry=self._retry,
+            deadline=self._deadline,
+            attempt_timeout=timeout,
             begun=begun,
             request=None if options is None else asked(options.key, options.where),
         )
@@ -97,7 +118,7 @@ class _Exchange(ABC, Generic[AnyRequest]):
     def _one_shot(self) -> OneShotBody | AsyncOneShotBody | None:
         """Wrap the body of the request; None if it is of the wrong kind, which the inner transport will say."""
 
-    def _address(self, pick: Pick) -> tuple[Link[Any], bytes, Mapping[str, Any]]:
+    def _address(self, pick: Pick, expires: float | None) -> tuple[Link[Any], bytes, Mapping[str, Any]]:
         """The transport of an attempt, taken, the scheme to the endpoint, and what of the request differs there."""
         request = self._request
         endpoint = pick.node.endpoint
@@ -108,7 +129,29 @@ class _Exchange(ABC, Generic[AnyRequest]):
             scheme = secure
             server_name = request.extensions.get("sni_hostname") or request.url.raw_host.decode("ascii")
             changes = {**changes, "extensions": {**request.extensions, "sni_hostname": server_name}}
+        if expires is not None:
+            changes = self._limited(expires, changes)
         return self._links.take(self._balancer, endpoint, server_name), scheme, changes
+
+    def _limited(self, expires: float, changes: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Let an attempt end in time, and tell the server, if that is wanted."""
+        request, clock = self._request, self._balancer.clock
+        extensions = changes.get("extensions", request.extensions)
+        timeouts = Timeouts(extensions.get("timeout") or {}, clock, expires)
+        changes = {**changes, "extensions": {**extensions, "timeout": timeouts}}
+        name = self._balancer.options.deadline_header
+        if name is not None:
+            headers = request.headers.copy()  # type: ignore[attr-defined]  # they are httpx's
+            headers[name] = write_header(name, expires - clock())
+            changes["headers"] = headers
+        return changes
+
+    def _headed(self, body: Any, changes: Mapping[str, Any]) -> None:
+        """The head of the response is here: from now on only the deadline of the whole call counts."""
+        deadline = self._deadline
+        changes["extensions"]["timeout"].expires = inf if deadline is None else deadline
+        if deadline is not None:
+            body.limit = self._balancer.clock, deadline
 
     def classify(self, response: Any, error: Exception | None) -> Verdict:
         """Say what a response or an error means for the endpoint and for another attempt."""
@@ -126,6 +169,10 @@ class _Exchange(ABC, Generic[AnyRequest]):
         if self._flavour.errors.hung_up(error) and (self._body is None or self._body.error is not error):
             self._stale = error
             pick.observe(_IGNORED)  # what the call reports will be the second, which does not count
+
+    def classify_one(self, attempt: Attempt, response: Any, error: Exception | None) -> Verdict:
+        """The same for one of several attempts at once."""
+        return self.classify(response, error)
 
     @property
     def _untouched(self) -> bool:
@@ -159,16 +206,22 @@ class Exchange(_Exchange[AnyRequest]):
         stream = self._request.stream
         return self._flavour.one_shot_body(stream) if isinstance(stream, self._flavour.sync_stream) else None
 
-    def call(self) -> Any:
-        """Make the call; returns the response of the attempt that stands."""
+    def call(self, crew: Crew) -> Any:
+        """Make the call; returns the response of the attempt that stands.
+
+        Args:
+            crew: Makes the attempts of a call that is hedged.
+        """
         balancer = self._balancer
-        # a call that asks for something itself takes the long way
-        pick = balancer.try_pick((), self._idempotent and self._replayable) if self._options is None else None
+        pick = balancer.try_pick((), self._idempotent and self._replayable) if self._plain else None
         if pick is None:
-            return drive(self._steps(None), balancer, self.send, self.classify, self.discard)
+            steps = self._steps(None)
+            if self._hedged and not crew.full:
+                return drive_hedged(steps, balancer, partial(self.launch, crew), self.classify_one, self.discard)
+            return drive(steps, balancer, self.send, self.classify, self.discard)
         trace = Trace(balancer.service, pick)
         try:
-            response = self._send(pick, trace)
+            response = self._send(pick, trace, None)
         except Exception as error:
             made = _Made(Attempt(pick, 1, trace), None, error)
         except BaseException:
@@ -189,10 +242,10 @@ class Exchange(_Exchange[AnyRequest]):
 
     def send(self, attempt: Attempt) -> Any:
         """Make one attempt."""
-        return self._send(attempt.pick, attempt.trace)
+        return self._send(attempt.pick, attempt.trace, attempt.expires)
 
-    def _send(self, pick: Pick, trace: Trace) -> Any:
-        link, scheme, changes = self._address(pick)
+    def _send(self, pick: Pick, trace: Trace, expires: float | None) -> Any:
+        link, scheme, changes = self._address(pick, expires)
         latest = link.transport.latest
         try:
             response = link.transport.send(self._request, scheme, changes)
@@ -207,7 +260,14 @@ class Exchange(_Exchange[AnyRequest]):
         if balancer.wants_reports:
             balancer.note_load(pick.node, of_headers(response.headers, balancer.clock()))
         response.stream = self._flavour.response_body(response.stream, pick, self._flavour, self._links, link)
+        if expires is not None:
+            self._headed(response.stream, changes)
         return response
+
+    def launch(self, crew: Crew, attempt: Attempt) -> Errand:
+        """Make one attempt on a thread of its own."""
+        interrupt = Interrupt(lambda: self.send(attempt))
+        return crew.send(interrupt.run, interrupt.cut)
 
     def discard(self, response: Any) -> None:
         """Dispose of a response that is retried away."""
@@ -229,13 +289,15 @@ class AsyncExchange(_Exchange[AnyRequest]):
     async def call(self) -> Any:
         """Make the call; returns the response of the attempt that stands."""
         balancer = self._balancer
-        # a call that asks for something itself takes the long way
-        pick = balancer.try_pick((), self._idempotent and self._replayable) if self._options is None else None
+        pick = balancer.try_pick((), self._idempotent and self._replayable) if self._plain else None
         if pick is None:
-            return await drive_async(self._steps(None), balancer, self.send, self.classify, self.discard)
+            steps = self._steps(None)
+            if self._hedged:
+                return await drive_hedged_async(steps, balancer, self.send, self.classify_one, self.discard)
+            return await drive_async(steps, balancer, self.send, self.classify, self.discard)
         trace = Trace(balancer.service, pick)
         try:
-            response = await self._send(pick, trace)
+            response = await self._send(pick, trace, None)
         except Exception as error:
             made = _Made(Attempt(pick, 1, trace), None, error)
         except BaseException:
@@ -256,10 +318,10 @@ class AsyncExchange(_Exchange[AnyRequest]):
 
     async def send(self, attempt: Attempt) -> Any:
         """Make one attempt."""
-        return await self._send(attempt.pick, attempt.trace)
+        return await self._send(attempt.pick, attempt.trace, attempt.expires)
 
-    async def _send(self, pick: Pick, trace: Trace) -> Any:
-        link, scheme, changes = self._address(pick)
+    async def _send(self, pick: Pick, trace: Trace, expires: float | None) -> Any:
+        link, scheme, changes = self._address(pick, expires)
         latest = link.transport.latest
         try:
             response = await link.transport.send(self._request, scheme, changes)
@@ -274,6 +336,8 @@ class AsyncExchange(_Exchange[AnyRequest]):
         if balancer.wants_reports:
             balancer.note_load(pick.node, of_headers(response.headers, balancer.clock()))
         response.stream = self._flavour.async_response_body(response.stream, pick, self._flavour, self._links, link)
+        if expires is not None:
+            self._headed(response.stream, changes)
         return response
 
     async def discard(self, response: Any) -> None:

@@ -15,7 +15,7 @@ from clientlb._http.body import AsyncOneShotBody, AsyncResponseBody, OneShotBody
 from clientlb._http.direct import CoreErrors
 from clientlb._http.message import EndpointURL, Request
 from clientlb._http.verdict import ErrorVerdicts
-from clientlb.errors import NoEndpointsError
+from clientlb.errors import NotSentError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,14 +42,14 @@ class Flavour:
     Args:
         module: `httpx` or `httpx2`.
         core: What it sends with, `httpcore` or `httpcore2`.
-        no_endpoints: The library's `ConnectError` that is a `clientlb.NoEndpointsError` as well.
+        *not_sent: Errors of the library that are one of `clientlb.errors.NotSentError`'s kinds as well.
     """
 
-    def __init__(self, module: ModuleType, core: ModuleType, no_endpoints: type[NoEndpointsError]) -> None:
+    def __init__(self, module: ModuleType, core: ModuleType, *not_sent: type[NotSentError]) -> None:
         self.module = module
         self.core = core
         self.core_errors: CoreErrors = CoreErrors(module, core)
-        self.no_endpoints = no_endpoints
+        self._not_sent = not_sent
         self.errors = ErrorVerdicts(module)
         self.byte_stream: type = module.ByteStream
         self.sync_stream: type = module.SyncByteStream
@@ -60,9 +60,9 @@ class Flavour:
         self.one_shot_body: type[OneShotBody] = _mixed(OneShotBody, module.SyncByteStream)
         self.async_one_shot_body: type[AsyncOneShotBody] = _mixed(AsyncOneShotBody, module.AsyncByteStream)
 
-    def no_endpoints_error(self, error: NoEndpointsError, request: Request) -> NoEndpointsError:
+    def not_sent_error(self, error: NotSentError, request: Request) -> NotSentError:
         """The same error as the caller's flavour knows it."""
-        own = self.no_endpoints(str(error))
+        own = next(kind for kind in self._not_sent if issubclass(kind, type(error)))(str(error))
         own.request = request  # type: ignore[attr-defined]  # of httpx.RequestError
         return own
 

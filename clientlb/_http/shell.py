@@ -21,8 +21,9 @@ from clientlb._http.hosts import Hosts, host_rule
 from clientlb._http.links import Links
 from clientlb._http.message import URL, AnyRequest
 from clientlb.aio import is_over, run_in, running_loop
+from clientlb.crew import Crew
 from clientlb.endpoint import Endpoint
-from clientlb.errors import ClosedError, NoEndpointsError
+from clientlb.errors import ClosedError, NotSentError
 from clientlb.forks import never_free, survive_forks
 from clientlb.require import require_int
 from clientlb.services import Services
@@ -97,7 +98,7 @@ class Shell(ABC, Generic[TransportT]):
         arguments = settings.arguments(module) if needed else {}
         direct, through = self._ways
         self._make: Callable[[Endpoint], Any] = (
-            partial(direct, self._flavour, settings=arguments)
+            partial(direct, self._flavour, settings={**arguments, "hedged": services.hedged})
             if inner is None
             else lambda endpoint: through(self._flavour, endpoint, inner(endpoint))
         )
@@ -143,6 +144,7 @@ class SyncShell(Shell[SyncTransportT], Generic[AnyRequest, AnyResponse, SyncTran
 
     def _begin(self) -> None:
         self._links = self._new_links()
+        self._crew = Crew()
 
     def _all_links(self) -> Iterable[Links[SyncTransportT]]:
         return [self._links]
@@ -152,6 +154,8 @@ class SyncShell(Shell[SyncTransportT], Generic[AnyRequest, AnyResponse, SyncTran
 
         Raises:
             NoEndpointsError: No endpoint of the service became known in time; it is the flavour's `ConnectError` too.
+            DeadlineExceededError: The deadline was over before the call was sent; it is a `ConnectTimeout` too.
+            ThrottledError: The client refused the call, see `ThrottleOptions`; it is a `ConnectError` too.
             ConfigurationError: The options in `request.extensions["clientlb"]` are wrong.
             ClosedError: The transport or its services are closed.
         """
@@ -163,9 +167,9 @@ class SyncShell(Shell[SyncTransportT], Generic[AnyRequest, AnyResponse, SyncTran
         balancer = self._services[service]
         exchange = Exchange(self._flavour, balancer, links, request)
         try:
-            response = exchange.call()
-        except NoEndpointsError as error:
-            raise self._flavour.no_endpoints_error(error, request) from None
+            response = exchange.call(self._crew)
+        except NotSentError as error:
+            raise self._flavour.not_sent_error(error, request) from None
         if response.is_closed:  # made with its body: nobody will close its stream
             response.stream.close()
         result: AnyResponse = response
@@ -176,6 +180,7 @@ class SyncShell(Shell[SyncTransportT], Generic[AnyRequest, AnyResponse, SyncTran
         self._closed = True
         links = self._links
         links.retire_all()
+        self._crew.close()
         close_retired(links)
 
 
@@ -198,6 +203,8 @@ class AsyncShell(Shell[AsyncTransportT], Generic[AnyRequest, AnyResponse, AsyncT
 
         Raises:
             NoEndpointsError: No endpoint of the service became known in time; it is the flavour's `ConnectError` too.
+            DeadlineExceededError: The deadline was over before the call was sent; it is a `ConnectTimeout` too.
+            ThrottledError: The client refused the call, see `ThrottleOptions`; it is a `ConnectError` too.
             ConfigurationError: The options in `request.extensions["clientlb"]` are wrong.
             ClosedError: The transport or its services are closed.
         """
@@ -210,8 +217,8 @@ class AsyncShell(Shell[AsyncTransportT], Generic[AnyRequest, AnyResponse, AsyncT
         exchange = AsyncExchange(self._flavour, balancer, links, request)
         try:
             response = await exchange.call()
-        except NoEndpointsError as error:
-            raise self._flavour.no_endpoints_error(error, request) from None
+        except NotSentError as error:
+            raise self._flavour.not_sent_error(error, request) from None
         if response.is_closed:  # made with its body: nobody will close its stream
             await response.stream.aclose()
         result: AnyResponse = response

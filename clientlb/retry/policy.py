@@ -17,6 +17,7 @@ class Refusal(enum.Enum):
     NOT_RETRYABLE = "the failure would be the same elsewhere"
     NOT_IDEMPOTENT = "the request may have reached a server and is not idempotent"
     NOT_REPLAYABLE = "the request body is a one-shot stream and cannot be sent again"
+    ALL_TRIED = "every endpoint was tried"
     STOPPED = "no further attempt is allowed"
     OUT_OF_TIME = "the deadline would pass first"
     OUT_OF_BUDGET = "the retry budget of the service is spent"
@@ -34,6 +35,7 @@ def decide(
     idempotent: bool,
     replayable: bool,
     deadline: float | None,
+    exhausted: bool = False,
 ) -> float | Refusal:
     """Say after how many seconds the next attempt follows, or why none does.
 
@@ -48,6 +50,7 @@ def decide(
         idempotent: The call may safely reach two servers.
         replayable: The request can be sent again.
         deadline: When the caller stops waiting, in seconds of the same clock.
+        exhausted: Every endpoint was tried, and none is to be tried twice.
     """
     if verdict.outcome is not Outcome.RETRYABLE:
         return Refusal.NOT_RETRYABLE
@@ -65,6 +68,8 @@ def decide(
         state.transparent += 1
         state.stale = state.stale or stale
         return 0.0
+    if exhausted:
+        return Refusal.ALL_TRIED
     state.failed(verdict.reason, now)
     if options.stop(state):
         return Refusal.STOPPED

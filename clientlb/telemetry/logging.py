@@ -193,3 +193,10 @@ _line(
     logging.DEBUG,
     lambda event: f"attempt {event.attempt} at {event.endpoint} failed ({event.reason}) and the retry budget is spent",
 )
+_line(
+    events.Hedged,
+    logging.DEBUG,
+    lambda event: (
+        f"an attempt is late after {event.seconds * 1000:.0f} ms; another one runs at {event.endpoint} beside it"
+    ),
+)

@@ -67,7 +67,7 @@ from clientlb.policy import POLICIES, LeastTime, make_policy
         (lambda: CallOptions(retry=3), "retry is 3"),
         (
             lambda: CallOptions.of({"idempotant": True}),
-            "call options idempotant do not exist; known: idempotent, key, retry, where",
+            "call options idempotant do not exist; known: attempt_timeout, deadline, idempotent, key, retry, where",
         ),
         (lambda: CallOptions.of([1]), "give a mapping"),
         (lambda: CallOptions(key=1.5), "the key of a call is a float"),
@@ -156,7 +156,7 @@ def test_file_and_environment_feed_the_same_classes(tmp_path):
         ("[default]\npolicy = 'fastest'", "in default: policy 'fastest' does not exist"),
         ("[default.retry]\nattempts = 0", "default.retry.attempts is 0"),
         ("[default.retry]\nbackoff = -1", "default.retry.backoff is -1"),
-        ("[default]\ntimeout = 3", "default.timeout does not exist; known: guard, health"),
+        ("[default]\ntimeout = 3", "default.timeout does not exist; known: attempt_timeout, deadline"),
         ("[services.orders.health]\nopen_for = 0", "in services.orders.health: health.open_for is 0"),
         ("[service.orders]", r"\[service\] is neither"),
         ("[default.guard]\nkeep = 3", "default.guard.keep does not exist; known: empty_hold, hold, keep_ratio, settle"),
@@ -171,7 +171,7 @@ def test_file_and_environment_feed_the_same_classes(tmp_path):
         ("[default.retry]\ncodes = [14]", "retry.codes has 14"),
         ("[default.retry]\nbudget = 0.2", "default.retry.budget is 0.2; give a table"),
         ("[default.retry]\nbackoff = 'short'", "default.retry.backoff is 'short'"),
-        ("[default.retry]\nstop = 3", "default.retry.stop does not exist; known: attempts, backoff, backoff_max"),
+        ("[default.retry]\nstop = 3", "default.retry.stop does not exist; known: attempts, avoid"),
         ("not toml", "options file"),
     ],
 )

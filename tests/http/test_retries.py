@@ -195,7 +195,7 @@ async def test_a_server_may_ask_to_wait_but_not_for_long(kind: Kind, pair: Fleet
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"idempotant": True}, "idempotant do not exist; known: idempotent, key, retry, where"),
+        ({"idempotant": True}, "idempotant do not exist; known: attempt_timeout, deadline, idempotent, key"),
         ({"idempotent": "yes"}, "give True, False or None"),
         ({"retry": 3}, "give RetryOptions"),
         ("idempotent", "give a mapping"),

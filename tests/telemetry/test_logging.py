@@ -112,6 +112,11 @@ EVENTS = [
         logging.DEBUG,
         "orders: attempt 2 at 10.0.0.1:80 failed (503) and the retry budget is spent",
     ),
+    (
+        events.Hedged("orders", ONE, 0.05),
+        logging.DEBUG,
+        "orders: an attempt is late after 50 ms; another one runs at 10.0.0.1:80 beside it",
+    ),
 ]
 
 

@@ -1,0 +1,198 @@
+"""The two loops that drive a hedged call: those of `clientlb.drive`, for several attempts at once.
+
+A shell brings `launch(attempt)`, which starts an attempt and returns its future; `classify(attempt, result, error)`;
+and `discard(result)`. The result that stands is returned. All other attempts are cancelled, and what they return all
+the same is discarded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+from clientlb.balancer import Balancer
+from clientlb.call import LATE, Attempt, Await, Ended, Sleep, Steps
+from clientlb.drive import add_note, nap
+from clientlb.errors import ClosedError, NotSentError
+from clientlb.outcome import Verdict
+
+_log = logging.getLogger("clientlb.call")
+
+
+def drive_hedged(
+    steps: Steps,
+    balancer: Balancer,
+    launch: Callable[[Attempt], Any],
+    classify: Callable[[Attempt, Any, Exception | None], Verdict],
+    discard: Callable[[Any], object] | None = None,
+) -> Any:
+    """Make one call.
+
+    Args:
+        steps: From `call`.
+        balancer: The one that `steps` was made with.
+        launch: Starts an attempt. Its future has `result`, `cancel` and `add_done_callback`, as those of the standard
+            library and of gRPC do.
+        classify: Gives the verdict on a result (the error is None) or on an error (the result is None).
+        discard: Disposes of a result that is not wanted.
+    """
+    failed: Exception | None = None
+    running: dict[Attempt, Any] = {}
+    ended: queue.SimpleQueue[Attempt] = queue.SimpleQueue()
+
+    def drop(future: Any) -> None:
+        """Cancel an attempt, and dispose of what it returns all the same."""
+        future.cancel()
+        if discard is not None:
+            future.add_done_callback(lambda future: _discard_of(future, discard))
+
+    try:
+        step = next(steps)
+        late_at: float | None = None
+        while True:
+            if type(step) is Attempt:
+                running[step] = future = launch(step)
+                future.add_done_callback(lambda _, attempt=step: ended.put(attempt))
+                late_at = None if step.hedge_after is None else time.monotonic() + step.hedge_after
+            elif type(step) is not Await:
+                for future in running.values():  # they have failed all: none is left
+                    drop(future)
+                running.clear()
+                if type(step) is Sleep:
+                    nap(step.seconds)
+                else:
+                    balancer.wait(step.seconds)  # type: ignore[union-attr]
+                step = next(steps)
+                continue
+            try:
+                attempt = ended.get(timeout=None if late_at is None else max(0.0, late_at - time.monotonic()))
+            except queue.Empty:
+                late_at = None
+                step = steps.send(LATE)
+                continue
+            future = running.pop(attempt)
+            try:
+                result = future.result()
+            except Exception as error:
+                failed = error
+                following = steps.send(Ended(attempt, classify(attempt, None, error)))
+                if following is None:
+                    attempt.pick.release()
+                    add_note(error, attempt)
+                    raise
+            else:
+                try:
+                    following = steps.send(Ended(attempt, classify(attempt, result, None)))
+                except BaseException:
+                    if discard is not None:
+                        discard(result)
+                    raise
+                if following is None:
+                    return result
+                if discard is not None:
+                    discard(result)
+            step = following
+    except (ClosedError, NotSentError) as gone:
+        if failed is None or gone is failed:
+            raise
+        raise failed from gone  # nobody is left to be tried: what the last attempt met says more
+    finally:
+        steps.close()
+        for future in running.values():
+            drop(future)
+
+
+def _discard_of(future: Any, discard: Callable[[Any], object]) -> None:
+    try:
+        if not future.cancelled() and future.exception() is None:
+            discard(future.result())
+    except Exception:
+        _log.debug("an attempt that is not wanted could not be disposed of", exc_info=True)
+
+
+async def drive_hedged_async(
+    steps: Steps,
+    balancer: Balancer,
+    launch: Callable[[Attempt], Coroutine[Any, Any, Any]],
+    classify: Callable[[Attempt, Any, Exception | None], Verdict],
+    discard: Callable[[Any], Awaitable[object]] | None = None,
+) -> Any:
+    """The same for coroutines; each attempt is a task. It returns when the tasks of all others have ended."""
+    failed: Exception | None = None
+    running: dict[asyncio.Task[Any], Attempt] = {}
+    try:
+        step = next(steps)
+        late_at: float | None = None
+        while True:
+            if type(step) is Attempt:
+                running[asyncio.ensure_future(launch(step))] = step
+                late_at = None if step.hedge_after is None else time.monotonic() + step.hedge_after
+            elif type(step) is not Await:
+                if type(step) is Sleep:
+                    await asyncio.sleep(step.seconds)
+                else:
+                    await balancer.wait_async(step.seconds)  # type: ignore[union-attr]
+                step = next(steps)
+                continue
+            patience = None if late_at is None else max(0.0, late_at - time.monotonic())
+            done, _ = await asyncio.wait(running, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+            if not done:
+                late_at = None
+                step = steps.send(LATE)
+                continue
+            task = next(iter(done))
+            attempt = running.pop(task)
+            try:
+                result = task.result()
+            except Exception as error:
+                failed = error
+                following = steps.send(Ended(attempt, classify(attempt, None, error)))
+                if following is None:
+                    attempt.pick.release()
+                    add_note(error, attempt)
+                    raise
+            else:
+                try:
+                    following = steps.send(Ended(attempt, classify(attempt, result, None)))
+                except BaseException:
+                    if discard is not None:
+                        await discard(result)
+                    raise
+                if following is None:
+                    losers, running = list(running), {}
+                    try:
+                        await _drop(losers, discard)
+                    except BaseException:
+                        attempt.pick.release()
+                        if discard is not None:
+                            await discard(result)
+                        raise
+                    return result
+                if discard is not None:
+                    await discard(result)
+            step = following
+    except (ClosedError, NotSentError) as gone:
+        if failed is None or gone is failed:
+            raise
+        raise failed from gone  # nobody is left to be tried: what the last attempt met says more
+    finally:
+        steps.close()
+        if running:
+            await _drop(list(running), discard)
+
+
+async def _drop(tasks: list[asyncio.Task[Any]], discard: Callable[[Any], Awaitable[object]] | None) -> None:
+    """Cancel attempts, wait until they have ended, and dispose of what they return all the same."""
+    if not tasks:
+        return
+    for task in tasks:
+        task.cancel()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    if discard is not None:
+        for result in results:
+            if not isinstance(result, BaseException):
+                await discard(result)
