@@ -6,6 +6,7 @@ The rule is in the docstring of `clientlb.httpx`, for users. Hosts arrive here a
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Collection, Mapping
 from typing import TypeAlias
 
@@ -17,6 +18,8 @@ Hosts: TypeAlias = Mapping[str, str] | Collection[str] | Callable[[str], bool]
 
 HostRule: TypeAlias = Callable[[str], str | None]
 """The service that a host stands for; None for a host that is an ordinary one."""
+
+_LABEL = re.compile(r"[\w-]+").fullmatch
 
 
 def host_rule(services: Services, hosts: Hosts | None) -> HostRule:
@@ -38,7 +41,7 @@ def host_rule(services: Services, hosts: Hosts | None) -> HostRule:
 
 def looks_like_a_service(host: str) -> bool:
     """A single label that is neither `localhost` nor an IP address (a number alone is one, too)."""
-    return bool(host) and "." not in host and ":" not in host and host != "localhost" and not host.isdecimal()
+    return _LABEL(host) is not None and host != "localhost" and not host.isdecimal()
 
 
 def _by_host(hosts: Mapping[str, str] | Collection[str]) -> dict[str, str]:

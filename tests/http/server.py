@@ -2,7 +2,8 @@
 
 It prints its port and ends when its standard input is closed, so it cannot outlive the test that started it. The query
 says how to answer: `?at=a` means that only server `a` does what the path says, `header=` adds a header to the answer,
-`kept=1` that it is done only on a connection that has served a request before.
+`kept=1` that it is done only on a connection that has served a request before. `unless=` that it is not
+done if the request has this header. `/raw?answer=` sends those very bytes.
 """
 
 from __future__ import annotations
@@ -49,8 +50,12 @@ class Server:
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
         url = urlsplit(target)
         query = {name: values[0] for name, values in parse_qs(url.query).items()}
-        path = url.path if query.get("at", self.name) == self.name and (kept or "kept" not in query) else "/"
+        addressed = query.get("at", self.name) == self.name and (kept or "kept" not in query)
+        path = url.path if addressed and query.get("unless") not in headers else "/"
         self.calls[url.path] += 1
+        if path == "/deaf":
+            await asyncio.sleep(5)
+            return False
         body = await read_body(reader, headers)
         if path == "/drop":  # the request arrived, no answer does
             return False
@@ -66,6 +71,10 @@ class Server:
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
             await writer.drain()
             return False
+        if path == "/raw":
+            writer.write(query["answer"].encode("latin-1"))
+            await writer.drain()
+            return "keep" in query
         if path == "/break":  # the body ends too early
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nonly this")
             await writer.drain()
@@ -77,16 +86,19 @@ class Server:
             return True
         status = int(query.get("status", 200)) if path == "/status" else 200
         answer: dict[str, Any] = {
-            "server": self.name,
             "method": method,
             "target": target,
             "headers": headers,
             "body": body.decode("latin-1"),
-            "opened": self.opened,
-            "open": self.open,
-            "calls": self.calls,
-            "server_name": self.server_names[-1] if self.server_names else None,
         }
+        if path != "/echo":
+            answer |= {
+                "server": self.name,
+                "opened": self.opened,
+                "open": self.open,
+                "calls": self.calls,
+                "server_name": self.server_names[-1] if self.server_names else None,
+            }
         content = b"" if method == "HEAD" else json.dumps(answer).encode()
         head = [f"HTTP/1.1 {status} Because", f"Content-Length: {len(content)}"]
         if path != "/":  # "/" is how a server behaves that is not the one addressed by `at`
@@ -119,7 +131,7 @@ async def read_body(reader: asyncio.StreamReader, headers: dict[str, str]) -> by
     if "chunked" not in headers.get("transfer-encoding", ""):
         return await reader.readexactly(int(headers.get("content-length", 0)))
     body = b""
-    while size := int(await reader.readline(), 16):
+    while size := int(await reader.readuntil(b"\n"), 16):
         body += (await reader.readexactly(size + 2))[:-2]
     await reader.readline()
     return body

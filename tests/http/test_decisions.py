@@ -48,6 +48,8 @@ def services(**options: clientlb.Options) -> clientlb.Services:
         ("http://example.com/", None),
         ("http://orders.local/", None),
         ("http://orders./", None),
+        ("http://a b/", None),
+        ("http://orders%20/", None),
         ("/relative", None),
     ],
 )
