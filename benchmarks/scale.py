@@ -93,7 +93,7 @@ def change_one(report: common.Report, size: int, rounds: int) -> None:
     """Replace one endpoint by another one, again and again."""
     known = endpoints(size)
     balancer = Balancer("orders")
-    lock = balancer._lock = WatchedLock(balancer._lock)  # type: ignore[assignment]
+    lock = balancer._roster.lock = WatchedLock(balancer._roster.lock)  # type: ignore[assignment]
     began = time.thread_time()
     balancer.update(known)
     report.add(f"update.first_ms_{size}", (time.thread_time() - began) * 1e3)

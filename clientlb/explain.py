@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from clientlb.explanation import EndpointExplanation, Explanation
-from clientlb.figures import Snapshot
 from clientlb.guard import Held, Reason
 from clientlb.health.breaker import Breaker, State
 from clientlb.node import Node
@@ -16,32 +14,23 @@ from clientlb.policy import DescribingPolicy, Policy, ReckoningPolicy
 
 if TYPE_CHECKING:
     from clientlb.balancer import Balancer
+    from clientlb.roster import Roster
 
 
-def balancer(
-    asked: Balancer,
-    policy: Policy,
-    ready: Sequence[Node],
-    lock: AbstractContextManager[Any],
-    counted: Snapshot,
-    now: float,
-    picks: int,
-    panicking: bool,
-    suspended: str | None,
-) -> Explanation:
+def balancer(asked: Balancer, roster: Roster, policy: Policy, now: float, picks: int) -> Explanation:
     """Describe a service and each of its endpoints.
 
     Args:
         asked: Of the service.
+        roster: Its endpoints. The lock is taken for one at a time: thousands of them keep no call waiting.
         policy: The one that it uses.
-        ready: The nodes that the policy chooses from.
-        lock: Of the balancer. It is taken for one endpoint at a time: thousands of them keep no call waiting.
-        counted: Its figures.
         now: Seconds of its clock.
         picks: How many of the last picks to show, if there is a journal.
-        panicking: All endpoints are used whatever their state.
-        suspended: Why nobody is ejected at the moment, if that is so.
     """
+    with roster.lock:
+        counted, _, _ = roster.figures.snapshot(now)
+        suspended = roster.judge.suspended(now)
+        ready, panicking = roster.ready, roster.panicking
     nodes = asked.nodes
     held = {each.endpoint.key: _held(each, until, now) for each, until in asked.held()}
     remarks = [*_registry(asked, now), *asked.remarks()]
@@ -54,7 +43,7 @@ def balancer(
     endpoints = []
     for node in nodes:
         counts, failures = counted.of([node.column])
-        with lock:
+        with roster.lock:
             endpoints.append(
                 EndpointExplanation(
                     node.endpoint,

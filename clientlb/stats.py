@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from clientlb import histogram
 from clientlb.figures import Figures, Snapshot
@@ -115,19 +115,24 @@ class Totals:
             self.leavers = [node for node in self.leavers if node.in_flight > 0]
 
 
-def summarise(
-    balancer: Balancer, nodes: tuple[Node, ...], gone: Totals, counted: Snapshot, before: Snapshot, seconds: float
-) -> ServiceStats:
-    """Put the figures of a service together, without the balancer's lock: with thousands of endpoints this takes long.
+class Counted(NamedTuple):
+    """What was counted of one service."""
 
-    Args:
-        balancer: Of the service.
-        nodes: Its endpoints.
-        gone: What endpoints that left had counted.
-        counted: The counters now.
-        before: The counters from which on rates and latencies are taken.
-        seconds: The time between the two.
-    """
+    nodes: tuple[Node, ...]
+    """Its endpoints."""
+    gone: Totals
+    """What endpoints that left had counted."""
+    now: Snapshot
+    """The counters now."""
+    before: Snapshot
+    """The counters from which on rates and latencies are taken."""
+    seconds: float
+    """The time between the two."""
+
+
+def summarise(balancer: Balancer, everything: Counted) -> ServiceStats:
+    """Put the figures of a service together, without the lock: with thousands of endpoints this takes long."""
+    nodes, gone, counted, before, seconds = everything
     endpoints = tuple(_endpoint(node, counted, before, seconds) for node in nodes)
     everybody = (*nodes, *gone.leavers)
     columns = [node.column for node in everybody]

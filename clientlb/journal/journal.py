@@ -151,7 +151,7 @@ class Journal:
         self._start_anew()
         self._report, self._leave = balancer.report, balancer.leave
         self._pick_with_care, self._try_pick_for = balancer._pick_with_care, balancer.try_pick_for
-        balancer._node_type = self._gaze.node_type
+        balancer._roster.node_type = self._gaze.node_type
         for name, method in (
             ("try_pick", self._recorded_try_pick),
             ("try_pick_for", self._recorded_try_pick_for),
@@ -221,11 +221,11 @@ class Journal:
         return pick
 
     def _note_list(self, now: float) -> None:
-        version = self._balancer.version
+        version = self._balancer._roster.version
         if version == self._version:
             return
         self._version = version
-        nodes = self._balancer._nodes
+        nodes = self._balancer._roster.nodes
         self._lists.append((now, nodes))
         if self._writer is not None:
             self._writer.put(lambda: Listed(self._epoch + now, tuple(node.endpoint for node in nodes)))

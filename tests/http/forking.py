@@ -90,7 +90,7 @@ def blocking(flavour: str, service_url: str, ordinary_url: str, services: Servic
         assert [node.in_flight for node in services["orders"].nodes] == [0]
         http.close()
 
-    with held_elsewhere(links._lock, pool_lock(link), services["orders"]._lock):
+    with held_elsewhere(links._lock, pool_lock(link), services["orders"]._roster.lock):
         in_a_child(child)
     assert [node.in_flight for node in services["orders"].nodes] == [1]
     assert b"".join(parts), "the rest"
@@ -127,7 +127,7 @@ def asynchronous(flavour: str, service_url: str, ordinary_url: str, services: Se
         runner.run(begin())
         shell = http._mounts[next(iter(http._mounts))]
         [links] = shell._by_loop.values()
-        with held_elsewhere(links._lock, shell._lock, services["orders"]._lock):
+        with held_elsewhere(links._lock, shell._lock, services["orders"]._roster.lock):
             in_a_child(lambda: asyncio.run(child()))
         runner.run(end())
 
