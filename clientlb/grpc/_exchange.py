@@ -32,18 +32,24 @@ class Exchange:
         balancer: Of the service.
         request: One request, or a `Requests`.
         timeout: Seconds for the whole call.
-        arguments: metadata, credentials, wait_for_ready and compression, for gRPC.
+        metadata: The caller's.
+        arguments: credentials, wait_for_ready and compression, for gRPC.
+        since: When the call began, in seconds of the balancer's clock; None is now.
+
+    Attributes:
+        failed: The error of the first attempt, if that was made before.
     """
 
     __slots__ = (
         "_arguments",
         "_attempt",
         "_form",
-        "_metadata",
         "_method",
         "_request",
         "balancer",
         "deadline",
+        "failed",
+        "metadata",
         "timeout",
     )
 
@@ -56,14 +62,16 @@ class Exchange:
         timeout: float | None,
         metadata: Any,
         *arguments: Any,
+        since: float | None = None,
     ) -> None:
         self.balancer = balancer
         self.timeout = timeout
-        self.deadline = None if timeout is None else balancer.clock() + timeout
+        self.deadline = None if timeout is None else (balancer.clock() if since is None else since) + timeout
+        self.metadata = metadata
+        self.failed: Exception | None = None
         self._method = method
         self._form = form
         self._request = request
-        self._metadata = metadata
         self._arguments = arguments
         self._attempt: Attempt | None = None
 
@@ -87,6 +95,9 @@ class Exchange:
     def start(self, attempt: Attempt) -> Any:
         """Send the request to the endpoint of an attempt."""
         self._attempt = attempt
+        if self.failed is not None:
+            failed, self.failed = self.failed, None
+            raise failed
         pick = attempt.pick
         deadline = self.deadline
         request = self._request
@@ -96,15 +107,19 @@ class Exchange:
         return function(
             iter(request) if type(request) is Requests else request,
             None if deadline is None else max(0.0, deadline - pick.started),  # which is now: no need to read the clock
-            self._metadata if attempt.number == 1 else metadata_of_attempt(self._metadata, attempt.number),
+            self.metadata if attempt.number == 1 else metadata_of_attempt(self.metadata, attempt.number),
             *self._arguments,
         )
 
     def start_and_hear(self, attempt: Attempt) -> Any:
-        """The same in the form `with_call`, for a policy that wants to know what the server says of its load."""
-        answer = self.start(attempt)
+        """The same for a policy that wants to know what the server says of its load: a plain call does not tell."""
+        form, self._form = self._form, "with_call"
+        try:
+            answer = self.start(attempt)
+        finally:
+            self._form = form
         self._hear(attempt, answer[1])
-        return answer
+        return answer[0] if form is None else answer
 
     def _hear(self, attempt: Attempt, ended: Any) -> None:
         balancer = self.balancer
@@ -126,6 +141,11 @@ class Exchange:
     def time_remaining(self) -> float | None:
         """Seconds until the deadline of the whole call, not below 0; None without one."""
         return None if self.deadline is None else max(0.0, self.deadline - self.balancer.clock())
+
+    @property
+    def message(self) -> Any:
+        """The one request; None for a stream of them."""
+        return None if isinstance(self._request, Requests) else self._request
 
     @property
     def patient(self) -> bool:

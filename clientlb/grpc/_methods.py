@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
 
-from clientlb.call import call
+from clientlb.call import Attempt, Steps, Trace, call
 from clientlb.drive import drive
 from clientlb.errors import NoEndpointsError
 from clientlb.grpc._exchange import Exchange
@@ -16,10 +16,13 @@ from clientlb.grpc._future import BalancedFuture, BalancedStream
 from clientlb.grpc._links import Link
 from clientlb.grpc._requests import Requests
 from clientlb.node import Node
-from clientlb.policy import Request as AskedFor
+from clientlb.outcome import Outcome
 
 if TYPE_CHECKING:
     from clientlb.grpc._channel import Channel
+
+_SUCCESS = Outcome.SUCCESS  # see clientlb.balancer
+_IGNORED = Outcome.IGNORED
 
 # generic for type checkers, but not when the program runs
 if TYPE_CHECKING:
@@ -62,50 +65,67 @@ class Method:
         link.add(self._reference, made)
         return made
 
-    def _asked(self, request: Any, timeout: float | None, metadata: Any, *arguments: Any) -> AskedFor | None:
-        """What a call says about itself."""
-        assert self.channel.ask is not None
-        return self.channel.ask(self._name, None if isinstance(request, Requests) else request, metadata)
+    def _block(self, form: str | None, request: Any, timeout: float | None, metadata: Any, *arguments: Any) -> Any:
+        """Make a call on the thread of the caller.
 
-    def _block(self, form: str | None, request: Any, *arguments: Any) -> Any:
-        """Make a call on the thread of the caller."""
+        Steps and loop cost more than all the rest of a call that succeeds at once. So the first attempt is made without
+        them, unless the call asks for something.
+        """
         channel = self.channel
         balancer = channel.balancer()
-        reporting = balancer.wants_reports
-        exchange = Exchange(self, "with_call" if reporting else form, balancer, request, *arguments)
-        steps = call(
-            balancer,
-            idempotent=self._idempotent,
-            deadline=exchange.deadline,
-            whole=True,
-            request=None if channel.ask is None else self._asked(request, *arguments),
-            patient=exchange.patient,
-        )
+        pick = None if channel.ask is not None or balancer.wants_reports else balancer.try_pick((), self._idempotent)
+        if pick is None:
+            return self._drive(Exchange(self, form, balancer, request, timeout, metadata, *arguments))
         try:
-            if reporting:
-                answer = drive(steps, balancer, exchange.start_and_hear, exchange.classify)
-                return answer[0] if form is None else answer
+            function = self.at(pick.node)
+            if form is not None:
+                function = function.with_call
+            answer = function(iter(request) if type(request) is Requests else request, timeout, metadata, *arguments)
+        except Exception as error:
+            failed = error
+        except BaseException:
+            pick.release(_IGNORED)
+            raise
+        else:
+            pick.release(_SUCCESS)
+            if channel.links.leaving:
+                channel.links.tidy()
+            return answer
+        exchange = Exchange(self, form, balancer, request, timeout, metadata, *arguments, since=pick.started)
+        exchange.failed = failed
+        del failed  # kept, it would refer to itself through its traceback
+        return self._drive(exchange, Attempt(pick, 1, Trace(balancer.service)))
+
+    def _drive(self, exchange: Exchange, begun: Attempt | None = None) -> Any:
+        """Make a call, or what is left of it after the attempt that has failed."""
+        balancer = exchange.balancer
+        steps = self._steps(exchange, begun)
+        try:
+            if balancer.wants_reports:
+                return drive(steps, balancer, exchange.start_and_hear, exchange.classify)
             return drive(steps, balancer, exchange.start, exchange.classify)
         except NoEndpointsError as error:
             raise exchange.no_endpoints(error) from error
         finally:
-            if channel.links.leaving:
-                channel.links.tidy()
+            if self.channel.links.leaving:
+                self.channel.links.tidy()
 
-    def _start(self, kind: Callable[..., Any], form: str | None, request: Any, *arguments: Any) -> Any:
-        """Start a call that goes on by itself."""
-        channel = self.channel
-        balancer = channel.balancer()
-        exchange = Exchange(self, form, balancer, request, *arguments)
-        steps = call(
-            balancer,
+    def _steps(self, exchange: Exchange, begun: Attempt | None = None) -> Steps:
+        ask = self.channel.ask
+        return call(
+            exchange.balancer,
             idempotent=self._idempotent,
             deadline=exchange.deadline,
             whole=True,
-            request=None if channel.ask is None else self._asked(request, *arguments),
+            request=None if ask is None else ask(self._name, exchange.message, exchange.metadata),
+            begun=begun,
             patient=exchange.patient,
         )
-        return kind(exchange, steps)
+
+    def _start(self, kind: Callable[..., Any], form: str | None, request: Any, *arguments: Any) -> Any:
+        """Start a call that goes on by itself."""
+        exchange = Exchange(self, form, self.channel.balancer(), request, *arguments)
+        return kind(exchange, self._steps(exchange))
 
 
 class UnaryUnary(Method, UnaryUnaryBase):

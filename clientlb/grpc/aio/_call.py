@@ -11,20 +11,25 @@ import asyncio
 import logging
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
 
-from clientlb.call import Attempt, Sleep, Step, Steps
+from clientlb.balancer import Balancer
+from clientlb.call import Attempt, Sleep, Step, Steps, Trace
 from clientlb.drive import add_note
 from clientlb.errors import NoEndpointsError
 from clientlb.grpc._verdict import not_again
+from clientlb.grpc.aio._exchange import Exchange
 from clientlb.grpc.aio._status import Told
 from clientlb.outcome import Outcome, Verdict
+from clientlb.pick import Pick
 
 if TYPE_CHECKING:
-    from clientlb.grpc.aio._exchange import Exchange
+    from clientlb.grpc.aio._channel import LoopLinks
+    from clientlb.grpc.aio._methods import Method
 
 _log = logging.getLogger("clientlb.grpc")
 
@@ -35,33 +40,71 @@ _CANCELLED = grpc.aio.AioRpcError(grpc.StatusCode.CANCELLED, details="Locally ca
 class BalancedCall(grpc.aio.Call):
     """What all four kinds have in common: a `grpc.aio.Call` over the attempts of one call.
 
+    Steps and exchange cost more than all the rest of a call that succeeds at once. So a call whose first attempt runs
+    already gets them when something else comes of it.
+
     Args:
-        exchange: What is to be sent, and where.
-        steps: From `clientlb.call`.
+        method: What is called.
+        balancer: Of the service.
+        links: The channels of this event loop.
+        arguments: Of the call: request, timeout, metadata, credentials, wait_for_ready and compression.
+        pick: Where the first attempt went, if it runs.
+        inner: The call of that attempt.
     """
 
-    # how every call begins; most end without having changed more than two of these
-    _attempt: Attempt | None = None
-    _inner: Any = None  # the call of the attempt that runs or was the last one
+    # how every call begins; most end without having changed more than one of these
     _paused: Step | None = None
     _committed = False
     _cancelled = False
     _ended = False
+    _kept = False  # by the channel, so that it goes on when the caller drops it
     _error: Exception | None = None  # the end of a call that has no attempt to show for it
     _callbacks: tuple[Callable[[Any], None], ...] = ()
     _news: asyncio.Future[None] | None = None
     _waiting: asyncio.Task[None] | None = None
 
-    def __init__(self, exchange: Exchange, steps: Steps) -> None:
-        self._exchange = exchange
-        self._steps = steps
+    def __init__(
+        self,
+        method: Method,
+        balancer: Balancer,
+        links: LoopLinks,
+        arguments: tuple[Any, ...],
+        pick: Pick | None = None,
+        inner: Any = None,
+    ) -> None:
+        self._method = method
+        self._balancer = balancer
+        self._links = links
+        self._arguments = arguments
+        self._pick = pick  # of an attempt that was made without steps
+        self._inner = inner  # the call of the attempt that runs or was the last one
+        if pick is not None:
+            self._listen(inner)
+            return
         try:
-            self._follow(next(steps))
+            self._follow(next(self._steps))
         except NoEndpointsError as error:  # there are some, but none that the call asks for
             self._give_up(error)
         except BaseException:
-            steps.close()
+            self._steps.close()
             raise
+
+    @cached_property
+    def _exchange(self) -> Exchange:
+        since = None if self._pick is None else self._pick.started
+        return Exchange(self._method, self._balancer, self._links, since, *self._arguments)
+
+    @cached_property
+    def _attempt(self) -> Attempt | None:
+        """The attempt that runs or was the last one."""
+        return None if self._pick is None else Attempt(self._pick, 1, Trace(self._balancer.service))
+
+    @cached_property
+    def _steps(self) -> Steps:
+        steps = self._method.steps(self._exchange, self._attempt)
+        if self._attempt is not None:
+            next(steps)  # which is that attempt
+        return steps
 
     # ------------------------------------------------------------------ attempts
 
@@ -70,9 +113,10 @@ class BalancedCall(grpc.aio.Call):
         if type(step) is Attempt:
             self._inner = inner = self._exchange.start(step)
             self._attempt = step
+            self._pick = None
             if self._news is not None:
                 self._announce()
-            self._listen(inner, step)
+            self._listen(inner)
         elif step is not None:
             self._pause(step)
 
@@ -84,20 +128,20 @@ class BalancedCall(grpc.aio.Call):
             self._give_up(error)
 
     @abstractmethod
-    def _listen(self, inner: Any, attempt: Attempt) -> None:
+    def _listen(self, inner: Any) -> None:
         """See to it that the end of an attempt is heard of."""
 
     def _pause(self, step: Step) -> None:
         self._paused = step
-        exchange = self._exchange
-        exchange.links.paused.add(self)
+        links = self._links
+        links.paused.add(self)
         if type(step) is Sleep:
-            exchange.loop.call_later(step.seconds, self._resume, step)
+            links.loop.call_later(step.seconds, self._resume, step)
         else:
-            self._waiting = exchange.links.spawn(self._wait_for_endpoints(step))
+            self._waiting = links.spawn(self._wait_for_endpoints(step))
 
     async def _wait_for_endpoints(self, step: Step) -> None:
-        await self._exchange.balancer.wait_async(step.seconds)  # type: ignore[union-attr]
+        await self._balancer.wait_async(step.seconds)  # type: ignore[union-attr]
         self._resume(step)
 
     def _resume(self, step: Step) -> None:
@@ -105,7 +149,7 @@ class BalancedCall(grpc.aio.Call):
         if self._paused is not step or self._ended:
             return
         self._paused = None
-        self._exchange.links.paused.discard(self)
+        self._links.paused.discard(self)
         try:
             following = next(self._steps)
         except Exception as error:
@@ -113,7 +157,7 @@ class BalancedCall(grpc.aio.Call):
         else:
             self._follow_unheard(following)
 
-    def attempt_ended(self, attempt: Attempt, found: Verdict | None = None) -> None:
+    def attempt_ended(self, attempt: Attempt | None, found: Verdict | None = None) -> None:
         """Give the verdict on an attempt and do what follows; only the first time.
 
         Args:
@@ -121,9 +165,9 @@ class BalancedCall(grpc.aio.Call):
             found: The verdict, if it is known; None asks the attempt.
         """
         inner = self._inner
-        if self._attempt is not attempt or self._ended or inner is None:
+        if attempt is None or self._attempt is not attempt or self._ended or inner is None:
             return
-        if self._exchange.balancer.wants_reports:
+        if self._balancer.wants_reports:
             self._exchange.hear(attempt, inner)
         if found is None:
             found = self._exchange.verdict(attempt, inner)
@@ -168,11 +212,12 @@ class BalancedCall(grpc.aio.Call):
         if self._ended:
             return
         self._ended = True
-        links = self._exchange.links
-        links.running.discard(self)
+        links = self._links
         if self._paused is not None:
             self._paused = None
             links.paused.discard(self)
+        if self._kept:
+            links.running.discard(self)
         if links.leaving:
             links.tidy()
         if self._waiting is not None and self._error is not None:
@@ -180,7 +225,6 @@ class BalancedCall(grpc.aio.Call):
         if self._news is not None:
             self._announce()
         if self._callbacks:
-            links.kept.discard(self)
             self._call_back()
 
     def _call_back(self) -> None:
@@ -190,6 +234,10 @@ class BalancedCall(grpc.aio.Call):
                 callback(self)
             except Exception:
                 _log.exception("a callback of a gRPC call failed")
+
+    def _keep(self) -> None:
+        self._kept = True
+        self._links.running.add(self)
 
     # ------------------------------------------------------------------ waiting
 
@@ -201,7 +249,7 @@ class BalancedCall(grpc.aio.Call):
     async def _hear(self) -> None:
         """Wait until something happens to the call."""
         if self._news is None:
-            self._news = self._exchange.loop.create_future()
+            self._news = self._links.loop.create_future()
         await asyncio.shield(self._news)
 
     async def _current(self) -> Any:
@@ -319,7 +367,7 @@ class BalancedCall(grpc.aio.Call):
         if self._ended:
             callback(self)
         else:
-            self._exchange.links.kept.add(self)  # a callback is awaited even if the caller drops the call
+            self._keep()  # a callback is awaited even if the caller drops the call
             self._callbacks = (*self._callbacks, callback)
 
     def __repr__(self) -> str:

@@ -41,8 +41,8 @@ class LoopLinks(Links[grpc.aio.Channel]):
 
     Attributes:
         paused: Calls that run no attempt at the moment.
-        running: Calls for one response that run; of streams, what is to be done at the end of their attempts.
-        kept: Running calls that somebody wants to be called back by.
+        fresh: Calls for one response that began in this turn of the event loop.
+        running: Calls that go on by themselves; of streams, what is to be done at the end of their attempts.
     """
 
     def __init__(
@@ -51,8 +51,8 @@ class LoopLinks(Links[grpc.aio.Channel]):
         super().__init__(balancer, connect, lambda channel: self.spawn(channel.close()))
         self.loop = loop
         self.paused: set[Any] = set()
+        self.fresh: list[Any] = []
         self.running: set[Any] = set()
-        self.kept: set[Any] = set()
         self.changed: asyncio.Event = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._awaiting: set[asyncio.Task[None]] = set()
@@ -63,6 +63,20 @@ class LoopLinks(Links[grpc.aio.Channel]):
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+    def look_at_fresh(self) -> None:
+        """A turn later: calls that nobody awaits have to be listened to."""
+        fresh, self.fresh = self.fresh, []
+        for call in fresh:
+            call.listen_unless_awaited()
+
+    def abandon(self) -> None:
+        """The event loop is closed, so nobody will hear of the end of what runs."""
+        for call in [*self.fresh, *self.running]:
+            call.abandon()
+        self.fresh.clear()
+        self.running.clear()
+        self.take_all()
 
     def endpoints_changed(self) -> None:
         """Discovery has delivered another list. Called on the loop."""
@@ -148,8 +162,13 @@ class Channel(ServiceChannel, grpc.aio.Channel):
         with self._lock:
             links = self._by_loop.get(loop)
             if links is None:
+                closed = [self._by_loop.pop(other) for other in list(self._by_loop) if other.is_closed()]
                 links = self._by_loop[loop] = LoopLinks(loop, self._balancer, self._connect)
+            else:
+                closed = []
             self._last_used = links
+        for other in closed:
+            other.abandon()
         return links
 
     def _connect(self, endpoint: Endpoint) -> grpc.aio.Channel:

@@ -24,6 +24,17 @@ if TYPE_CHECKING:
 _RETRYABLE = Outcome.RETRYABLE
 
 
+WRITTEN = object()
+"""In place of a stream of requests: the caller writes them one by one."""
+
+
+def stream_of(request: Any) -> Any:
+    """A request, or a stream of requests, for one attempt."""
+    if type(request) is AsyncRequests:
+        return aiter(request)
+    return None if request is WRITTEN else request
+
+
 class Exchange:
     """The request of one call with everything that the caller has said about it.
 
@@ -31,7 +42,8 @@ class Exchange:
         method: What is called.
         balancer: Of the service.
         links: The channels of this event loop.
-        request: One request, an `AsyncRequests`, or None when the caller writes requests one by one.
+        since: When the call began, in seconds of the balancer's clock; None is now.
+        request: One request, an `AsyncRequests`, or `WRITTEN`.
         timeout: Seconds for the whole call.
         metadata: The caller's.
         credentials: The caller's, as are the two that follow.
@@ -40,13 +52,13 @@ class Exchange:
     __slots__ = (
         "_compression",
         "_credentials",
-        "_metadata",
         "_method",
         "_request",
         "_wait_for_ready",
         "balancer",
         "deadline",
         "links",
+        "metadata",
         "timeout",
     )
 
@@ -55,6 +67,7 @@ class Exchange:
         method: Method,
         balancer: Balancer,
         links: LoopLinks,
+        since: float | None,
         request: Any,
         timeout: float | None,
         metadata: Any,
@@ -65,10 +78,12 @@ class Exchange:
         self.balancer: Balancer = balancer
         self.links: LoopLinks = links
         self.timeout: float | None = timeout
-        self.deadline: float | None = None if timeout is None else balancer.clock() + timeout
+        self.deadline: float | None = None
+        if timeout is not None:
+            self.deadline = (balancer.clock() if since is None else since) + timeout
+        self.metadata: Any = metadata
         self._method = method
         self._request = request
-        self._metadata = metadata
         self._credentials = credentials
         self._wait_for_ready = wait_for_ready
         self._compression = compression
@@ -82,11 +97,10 @@ class Exchange:
         """Send the request to the endpoint of an attempt; returns the call of `grpc.aio`."""
         pick = attempt.pick
         deadline = self.deadline
-        request = self._request
         return self._method.at(self.links, pick.node)(
-            aiter(request) if type(request) is AsyncRequests else request,
+            stream_of(self._request),
             timeout=None if deadline is None else max(0.0, deadline - pick.started),  # which is now, as in the twin
-            metadata=self._metadata if attempt.number == 1 else metadata_of_attempt(self._metadata, attempt.number),
+            metadata=self.metadata if attempt.number == 1 else metadata_of_attempt(self.metadata, attempt.number),
             credentials=self._credentials,
             wait_for_ready=self._wait_for_ready,
             compression=self._compression,
@@ -111,6 +125,16 @@ class Exchange:
     def time_remaining(self) -> float | None:
         """Seconds until the deadline of the whole call, not below 0; None without one."""
         return None if self.deadline is None else max(0.0, self.deadline - self.balancer.clock())
+
+    @property
+    def message(self) -> Any:
+        """The one request; None for a stream of them."""
+        return None if self._request is WRITTEN or isinstance(self._request, AsyncRequests) else self._request
+
+    @property
+    def replayable(self) -> bool:
+        """Whether the request can be sent again. A stream whose messages were counted says so when it fails."""
+        return self._request is not WRITTEN
 
     @property
     def patient(self) -> bool:

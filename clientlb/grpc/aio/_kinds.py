@@ -16,8 +16,9 @@ from clientlb.grpc.aio._call import BalancedCall
 from clientlb.outcome import SUCCEEDED, Outcome
 
 if TYPE_CHECKING:
-    from clientlb.grpc.aio._exchange import Exchange
+    from clientlb.grpc.aio._channel import LoopLinks
 
+_SUCCESS = Outcome.SUCCESS
 _IGNORED = Outcome.IGNORED
 
 
@@ -26,20 +27,23 @@ class _UnaryResponse(BalancedCall):
 
     _awaited: Any = None  # the call of the attempt whose end `__await__` is going to hear of
 
-    def _listen(self, inner: Any, attempt: Attempt) -> None:
+    def _listen(self, inner: Any) -> None:
         # Nearly every call is awaited at once, and whoever awaits hears of the end first hand. A callback would make a
         # cycle of garbage of every call, so the next turn of the event loop sees whether one is needed.
-        links = self._exchange.links
-        links.running.add(self)
-        links.loop.call_soon(self._listen_unless_awaited, inner)
+        links = self._links
+        if not links.fresh:
+            links.loop.call_soon(links.look_at_fresh)
+        links.fresh.append(self)
 
-    def _listen_unless_awaited(self, inner: Any) -> None:
-        if inner is self._inner and inner is not self._awaited:
+    def listen_unless_awaited(self) -> None:
+        """See to it that the end of the attempt is heard of."""
+        inner = self._inner
+        if inner is not None and inner is not self._awaited and not self._ended:
+            self._keep()
             inner.add_done_callback(self._inner_ended)
 
     def _inner_ended(self, inner: Any) -> None:
         if inner is self._inner and inner is not self._awaited:
-            assert self._attempt is not None
             self.attempt_ended(self._attempt)
 
     def __await__(self) -> Generator[Any, None, Any]:
@@ -51,31 +55,45 @@ class _UnaryResponse(BalancedCall):
                 except asyncio.CancelledError:
                     self.cancel()
                     raise
-            attempt = self._attempt
-            assert attempt is not None
             self._awaited = inner
             try:
                 response = yield from inner.__await__()
             except grpc.aio.AioRpcError as error:
+                attempt = self._attempt
+                assert attempt is not None
                 if not self._superseded(inner, attempt):
                     add_note(error, attempt)
                     raise
             except BaseException as error:  # cancelled, or an interceptor's own
-                self._abort(attempt, error)
+                self._abort(error)
                 raise
             else:
-                self.attempt_ended(attempt, SUCCEEDED)
+                self._succeeded()
                 return response
 
-    def _abort(self, attempt: Attempt, error: BaseException) -> None:
+    def _succeeded(self) -> None:
+        if self._ended:
+            return
+        if self._pick is not None:
+            self._pick.release(_SUCCESS)
+            self._end()
+        else:
+            self.attempt_ended(self._attempt, SUCCEEDED)
+
+    def _abort(self, error: BaseException) -> None:
         if self._ended:
             return
         self._cancelled = isinstance(error, asyncio.CancelledError)
         if self._inner is not None and not self._inner.done():
             self._inner.cancel()
-        self._steps.close()
-        attempt.pick.release(_IGNORED)
+        self.abandon()
         self._end()
+
+    def abandon(self) -> None:
+        """Nobody will hear of the end of the attempt that runs."""
+        self._steps.close()
+        if self._attempt is not None:
+            self._attempt.pick.release(_IGNORED)
 
 
 class Ending:
@@ -85,25 +103,25 @@ class Ending:
     hold the call: a dropped stream is cancelled.
     """
 
-    __slots__ = ("_attempt", "_exchange", "_reference", "_steps")
+    __slots__ = ("_attempt", "_links", "_reference", "_steps")
 
-    def __init__(self, call: _StreamResponse, exchange: Exchange, steps: Steps, attempt: Attempt) -> None:
+    def __init__(self, call: _StreamResponse, links: LoopLinks, steps: Steps, attempt: Attempt) -> None:
         self._reference = weakref.ref(call)
-        self._exchange = exchange
+        self._links = links
         self._steps = steps
         self._attempt = attempt
-        exchange.links.running.add(self)
+        links.running.add(self)
 
     def __call__(self, inner: Any) -> None:
         """The attempt has ended."""
-        self._exchange.links.running.discard(self)
+        self._links.running.discard(self)
         call = self._reference()
         if call is not None and not call.dropped:
             call.attempt_ended(self._attempt)
             return
         # nobody wanted to know; this may be garbage collection at work, where no lock may be taken
         try:
-            self._exchange.loop.call_soon_threadsafe(self.abandon)
+            self._links.loop.call_soon_threadsafe(self.abandon)
         except RuntimeError:  # the loop is closed
             self.abandon()
 
@@ -111,9 +129,8 @@ class Ending:
         """The caller has dropped the call."""
         self._steps.close()
         self._attempt.pick.release(_IGNORED)
-        links = self._exchange.links
-        if links.leaving:
-            links.tidy()
+        if self._links.leaving:
+            self._links.tidy()
 
 
 class _StreamResponse(BalancedCall):
@@ -129,8 +146,9 @@ class _StreamResponse(BalancedCall):
             with contextlib.suppress(Exception):
                 self._inner.cancel()
 
-    def _listen(self, inner: Any, attempt: Attempt) -> None:
-        inner.add_done_callback(Ending(self, self._exchange, self._steps, attempt))
+    def _listen(self, inner: Any) -> None:
+        assert self._attempt is not None
+        inner.add_done_callback(Ending(self, self._links, self._steps, self._attempt))
 
     def __aiter__(self) -> AsyncIterator[Any]:
         return self

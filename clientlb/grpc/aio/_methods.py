@@ -9,16 +9,19 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import grpc
 import grpc.aio
 
-from clientlb.call import call
+from clientlb.call import Attempt, Steps, call
 from clientlb.grpc._links import Link
 from clientlb.grpc._requests import AsyncRequests
 from clientlb.grpc.aio._call import BalancedCall
-from clientlb.grpc.aio._exchange import Exchange
+from clientlb.grpc.aio._exchange import WRITTEN, Exchange, stream_of
 from clientlb.grpc.aio._kinds import StreamStreamCall, StreamUnaryCall, UnaryStreamCall, UnaryUnaryCall
 from clientlb.node import Node
+from clientlb.outcome import Outcome
 
 if TYPE_CHECKING:
     from clientlb.grpc.aio._channel import Channel, LoopLinks
+
+_IGNORED = Outcome.IGNORED
 
 # generic for type checkers, but not when the program runs
 if TYPE_CHECKING:
@@ -44,6 +47,7 @@ class Method:
     """
 
     kind: type[BalancedCall]
+    _streams = False
 
     def __init__(self, channel: Channel, arity: str, name: str, *arguments: Any) -> None:
         self._channel = channel
@@ -63,6 +67,20 @@ class Method:
         link.add(self._reference, made)
         return made
 
+    def steps(self, exchange: Exchange, begun: Attempt | None) -> Steps:
+        """The steps of a call, or what is left of them after the attempt that was begun."""
+        ask = self._channel.ask
+        return call(
+            exchange.balancer,
+            idempotent=self._idempotent,
+            replayable=exchange.replayable,
+            deadline=exchange.deadline,
+            whole=True,
+            request=None if ask is None else ask(self._name, exchange.message, exchange.metadata),
+            begun=begun,
+            patient=exchange.patient,
+        )
+
     def _start(
         self,
         request: Any,
@@ -71,33 +89,46 @@ class Method:
         credentials: grpc.CallCredentials | None,
         wait_for_ready: bool | None,
         compression: grpc.Compression | None,
-        *,
-        replayable: bool = True,
     ) -> Any:
         balancer = self._channel.balancer()
-        exchange = Exchange(
-            self,
-            balancer,
-            self._channel.links(),
-            request,
-            timeout,
-            metadata,
-            credentials,
-            wait_for_ready,
-            compression,
-        )
-        ask = self._channel.ask
-        message = None if isinstance(request, AsyncRequests) else request
-        steps = call(
-            balancer,
-            idempotent=self._idempotent,
-            replayable=replayable,
-            deadline=exchange.deadline,
-            whole=True,
-            request=None if ask is None else ask(self._name, message, metadata),
-            patient=exchange.patient,
-        )
-        return self.kind(exchange, steps)
+        links = self._channel.links()
+        arguments = (request, timeout, metadata, credentials, wait_for_ready, compression)
+        return self.kind(self, balancer, links, arguments)
+
+
+class _UnaryResponse(Method):
+    def _start(
+        self,
+        request: Any,
+        timeout: float | None,
+        metadata: Any,
+        credentials: grpc.CallCredentials | None,
+        wait_for_ready: bool | None,
+        compression: grpc.Compression | None,
+    ) -> Any:
+        """Start a call whose first attempt needs no steps, unless the call asks for something."""
+        channel = self._channel
+        balancer = channel.balancer()
+        links = channel.links()
+        arguments = (request, timeout, metadata, credentials, wait_for_ready, compression)
+        if channel.ask is not None or balancer.wants_reports:
+            return self.kind(self, balancer, links, arguments)
+        pick = balancer.try_pick((), self._idempotent and request is not WRITTEN)
+        if pick is None:
+            return self.kind(self, balancer, links, arguments)
+        try:
+            inner = self.at(links, pick.node)(
+                stream_of(request) if self._streams else request,
+                timeout=timeout,
+                metadata=metadata,
+                credentials=credentials,
+                wait_for_ready=wait_for_ready,
+                compression=compression,
+            )
+        except BaseException:
+            pick.release(_IGNORED)
+            raise
+        return self.kind(self, balancer, links, arguments, pick, inner)
 
 
 class _UnaryRequest(Method):
@@ -115,6 +146,8 @@ class _UnaryRequest(Method):
 
 
 class _StreamRequest(Method):
+    _streams = True
+
     def __call__(
         self,
         request_iterator: AsyncIterable[Any] | Iterable[Any] | None = None,
@@ -124,13 +157,11 @@ class _StreamRequest(Method):
         wait_for_ready: bool | None = None,
         compression: grpc.Compression | None = None,
     ) -> Any:
-        if request_iterator is None:
-            return self._start(None, timeout, metadata, credentials, wait_for_ready, compression, replayable=False)
-        requests = AsyncRequests(request_iterator)
+        requests = WRITTEN if request_iterator is None else AsyncRequests(request_iterator)
         return self._start(requests, timeout, metadata, credentials, wait_for_ready, compression)
 
 
-class UnaryUnary(_UnaryRequest, UnaryUnaryBase):
+class UnaryUnary(_UnaryRequest, _UnaryResponse, UnaryUnaryBase):
     """One request, one response."""
 
     kind: type[BalancedCall] = UnaryUnaryCall
@@ -142,7 +173,7 @@ class UnaryStream(_UnaryRequest, UnaryStreamBase):
     kind: type[BalancedCall] = UnaryStreamCall
 
 
-class StreamUnary(_StreamRequest, StreamUnaryBase):
+class StreamUnary(_StreamRequest, _UnaryResponse, StreamUnaryBase):
     """A stream of requests, one response."""
 
     kind: type[BalancedCall] = StreamUnaryCall
