@@ -21,6 +21,7 @@ if _TYPE_CHECKING:
     from clientlb import registration
     from clientlb.balancer import Balancer
     from clientlb.call import Trace, Tried
+    from clientlb.check_options import GrpcCheck, HttpCheck, TcpCheck
     from clientlb.config import load_options
     from clientlb.deadlines import deadline, time_remaining
     from clientlb.endpoint import Endpoint
@@ -68,9 +69,11 @@ __all__ = [
     "DiscoveryError",
     "Endpoint",
     "EndpointStats",
+    "GrpcCheck",
     "GuardOptions",
     "HealthOptions",
     "HedgeOptions",
+    "HttpCheck",
     "InvalidEndpointError",
     "JournalOptions",
     "NoEndpointsError",
@@ -85,6 +88,7 @@ __all__ = [
     "ServiceStats",
     "Services",
     "SlowOptions",
+    "TcpCheck",
     "ThrottleOptions",
     "ThrottledError",
     "Trace",
@@ -100,6 +104,7 @@ __all__ = [
 _HOMES = {
     "balancer": ("Balancer",),
     "call": ("Trace", "Tried"),
+    "check_options": ("GrpcCheck", "HttpCheck", "TcpCheck"),
     "config": ("load_options",),
     "deadlines": ("deadline", "time_remaining"),
     "endpoint": ("Endpoint",),

@@ -23,6 +23,7 @@ from clientlb.errors import ClosedError, NoEndpointsError
 from clientlb.explanation import Explanation
 from clientlb.guard import Held
 from clientlb.health.breaker import State
+from clientlb.health.checkup import Finding
 from clientlb.histogram import PER_OCTAVE, bucket, difference, quantiles
 from clientlb.journal import Journal
 from clientlb.news import News
@@ -145,6 +146,15 @@ class Balancer:
         now = self.clock()
         with self._roster.lock:
             self._roster.reachable(node, now)
+
+    def checked(self, node: Node, finding: Finding) -> None:
+        """Note what an active check of an endpoint found. `clientlb.checking` reports this."""
+        now = self.clock()
+        with self._roster.lock:
+            if self._roster.by_key.get(node.endpoint.key) is node:  # else it left meanwhile
+                self._changed(self._judge.checked(node, finding, now))
+        if self._pending:
+            self._news.tell()
 
     def _others_due(self) -> float:
         """When the next of those things falls due that the roster knows nothing of."""

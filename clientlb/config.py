@@ -12,6 +12,7 @@ from typing import Any
 from tenacity.stop import stop_after_attempt
 
 from clientlb.backoff import full_jitter
+from clientlb.check_options import KINDS
 from clientlb.errors import ConfigurationError
 from clientlb.health_options import (
     HealthOptions,
@@ -49,7 +50,8 @@ def load_options(
     """Read options from a TOML file and from the environment; the environment wins.
 
     The file has a table `[default]` and one `[services.NAME]` for each service that differs. Nested options are nested
-    tables. In the place of tenacity objects stand `retry.attempts`, `retry.backoff` and `retry.backoff_max`::
+    tables. In the place of tenacity objects stand `retry.attempts`, `retry.backoff` and `retry.backoff_max`, and
+    `health.check.kind` is `"http"`, `"tcp"` or `"grpc"` (`health.check = false` is none)::
 
         [default]
         policy = "p2c"
@@ -114,7 +116,11 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for name, value in over.items():
         below = merged.get(name)
-        merged[name] = _merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+        if isinstance(below, Mapping) and isinstance(value, Mapping):
+            # the options of a check mean nothing to one of another kind
+            same = value.get("kind", below.get("kind")) == below.get("kind")
+            value = _merge(below, value) if same else value
+        merged[name] = value
     return merged
 
 
@@ -135,12 +141,24 @@ def _build(kind: type[Any], table: object, where: str) -> Any:
             raise ConfigurationError(f"options: {where}.{name} does not exist; known: {', '.join(sorted(known))}")
         if name in nested:
             values[name] = _build(nested[name], value, f"{where}.{name}")
+        elif kind is HealthOptions and name == "check":
+            values[name] = _build_check(value, f"{where}.{name}")
     if kind is RetryOptions:
         _take_backoff(values, where)
     try:
         return kind(**values)
     except ConfigurationError as error:
         raise ConfigurationError(f"options: in {where}: {error}") from None
+
+
+def _build_check(table: object, where: str) -> Any:
+    if table is False:
+        return None
+    values = dict(_table(table, where))
+    kind = values.pop("kind", None)
+    if kind not in KINDS:
+        raise ConfigurationError(f"options: {where}.kind is {kind!r}; give one of {', '.join(KINDS)}")
+    return _build(KINDS[kind], values, where)
 
 
 def _take_backoff(values: dict[str, Any], where: str) -> None:

@@ -103,6 +103,7 @@ class Ejected(Event):
     endpoint: Endpoint
     reason: str
     seconds: float
+    """inf by the rule `check`: until its active check passes."""
     rule: str = ""
     """Which rule did it: one of `clientlb.health_options.RULES`."""
 
@@ -140,7 +141,7 @@ class Probing(Event):
 
 @dataclass(frozen=True, slots=True)
 class Restored(Event):
-    """An ejected endpoint takes part again: it answered a call, or `EjectionSuspended` was just said."""
+    """An ejected endpoint takes part again: it answered a call or a check, or `EjectionSuspended` was just said."""
 
     endpoint: Endpoint
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from clientlb.explanation import EndpointExplanation, Explanation
 from clientlb.guard import Held, Reason
 from clientlb.health.breaker import Breaker, State
+from clientlb.health.checkup import Checkup
 from clientlb.node import Node
 from clientlb.policy import DescribingPolicy, Policy, ReckoningPolicy
 
@@ -55,6 +56,7 @@ def balancer(asked: Balancer, roster: Roster, policy: Policy, now: float, picks:
                     sum(counts),
                     failures,
                     held.get(node.endpoint.key),
+                    _check(node.breaker.checkup, now),
                 )
             )
     journal = asked.journal
@@ -122,12 +124,31 @@ def _verdict(breaker: Breaker, now: float) -> str:
         told = [f"{count} {one if count == 1 else f'{many} in a row'}" for count, one, many in counts if count]
         return ", ".join(["may be picked", *told])
     ejected = f"ejected {now - breaker.opened_at:.1f} s ago: {breaker.reason}"
+    if breaker.held:
+        return f"{ejected}; {_next_check(breaker.checkup, now)}"
     if breaker.state is State.HALF_OPEN:
         return f"{ejected}; a probe is under way"
     due = breaker.until - now
     return f"{ejected}; " + (
         f"next probe in {due:.1f} s" if due > 0 else "the next call that can be repeated probes it"
     )
+
+
+def _next_check(checkup: Checkup | None, now: float) -> str:
+    if checkup is None or checkup.last is None or checkup.last.next_at is None:
+        return "it is back when it says so"
+    due = checkup.last.next_at - now
+    return f"next check in {due:.1f} s" if due > 0 else "a check is under way"
+
+
+def _check(checkup: Checkup | None, now: float) -> str | None:
+    """What active checks found, if there are any."""
+    if checkup is None or checkup.last is None:
+        return None
+    if checkup.failing:
+        return checkup.why
+    ago = f"{now - checkup.last.began:.1f} s ago"
+    return f"check passed {ago}" if checkup.last.passed else f"check failed {ago}: {checkup.last.reason}"
 
 
 def no_endpoints(asked: Balancer, waited: float) -> str:

@@ -28,6 +28,7 @@ class EndpointExplanation:
         calls: Attempts since it joined.
         failures: How many of them failed.
         held: Why it is in use although the registry no longer names it, if that is so.
+        check: What its active checks found last, if it has any.
     """
 
     endpoint: Endpoint
@@ -39,6 +40,7 @@ class EndpointExplanation:
     calls: int
     failures: int
     held: str | None
+    check: str | None = None
 
     def __str__(self) -> str:
         facts = [f"{self.in_flight} in flight"]
@@ -52,6 +54,8 @@ class EndpointExplanation:
             facts.append(f"zone {self.endpoint.zone}")
         if self.endpoint.version:
             facts.append(f"version {self.endpoint.version}")
+        if self.check and self.check not in self.verdict:
+            facts.append(self.check)
         if self.calls:
             facts.append(f"{self.calls} calls, {self.failures} failed")
         return f"{self.endpoint}: {self.verdict} ({'; '.join(facts)})"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from clientlb.check_options import Check, GrpcCheck, HttpCheck, TcpCheck
 from clientlb.require import frozen, require_bool, require_int, require_number, require_options
 
-RULES = ("consecutive", "connect", "ratio", "outlier", "slow")
+RULES = ("consecutive", "connect", "ratio", "outlier", "slow", "check")
 """Names of the rules by which an endpoint is ejected: for `HealthOptions.dry_run`, events and metrics."""
 
 
@@ -118,6 +119,8 @@ class HealthOptions:
         ratio: Too many recent failures.
         outlier: More failures than its peers have.
         slow: Slower than its peers.
+        check: Servers are asked how they are, beside the calls: `HttpCheck`, `TcpCheck` or `GrpcCheck` (default None:
+            they are judged by calls alone). `Services` does that; a `Balancer` made by hand asks nobody.
         open_for: Seconds that a breaker stays open the first time (default 5, as in Finagle).
         open_for_max: Longest time in seconds; the time doubles, with jitter, each time that the probe fails or the
             endpoint is ejected again (default 300, as in Finagle and Envoy).
@@ -128,7 +131,7 @@ class HealthOptions:
             seconds, any call may take it (default 10).
         most_ejected: The rules `ratio`, `outlier` and `slow` eject no more than this share of the endpoints,
             but always one, and never the last healthy one (default 0.5). Failures in a row are no matter of
-            degree: the rules `consecutive` and `connect` know no limit.
+            degree: the rules `consecutive`, `connect` and `check` know no limit.
         panic_below: When a smaller share of the endpoints is healthy, all are used whatever their state (Envoy: 0.5;
             default 0: only when none is healthy, for else a dead endpoint gets calls while a healthy one exists).
         suspend: Eject nobody while the trouble looks like our own: most endpoints fail at once after this process stood
@@ -142,6 +145,7 @@ class HealthOptions:
     ratio: RatioOptions = RatioOptions()
     outlier: OutlierOptions = OutlierOptions()
     slow: SlowOptions = SlowOptions()
+    check: Check | None = None
     open_for: float = 5.0
     open_for_max: float = 300.0
     forgive_after: float = 10.0
@@ -158,6 +162,8 @@ class HealthOptions:
         require_options("health.ratio", self.ratio, RatioOptions)
         require_options("health.outlier", self.outlier, OutlierOptions)
         require_options("health.slow", self.slow, SlowOptions)
+        if self.check is not None:
+            require_options("health.check", self.check, HttpCheck, TcpCheck, GrpcCheck)
         require_number("health.open_for", self.open_for, above=0)
         require_number("health.open_for_max", self.open_for_max, at_least=self.open_for)
         require_number("health.forgive_after", self.forgive_after, above=0)

@@ -237,7 +237,7 @@ class Roster:
         """An endpoint that could not be connected to is connected now: if it is ejected, any call may try it."""
         self.unreachable.discard(node)
         breaker = node.breaker
-        if breaker.state is State.OPEN and self.by_key.get(node.endpoint.key) is node:
+        if breaker.state is State.OPEN and not breaker.held and self.by_key.get(node.endpoint.key) is node:
             breaker.until = min(breaker.until, now - self.health.unsafe_probe_after)
             self.set_due()
 

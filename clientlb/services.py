@@ -19,6 +19,7 @@ from clientlb import events
 from clientlb.aio import to_thread
 from clientlb.balancer import Balancer
 from clientlb.call import asking
+from clientlb.checking import Checker
 from clientlb.classify import classify_exception
 from clientlb.decorator import Params, Return, balanced
 from clientlb.discovery import Discovery, RemarkingResolver, Resolver, open_discovery
@@ -77,6 +78,7 @@ class Services:
         self._resolvers: dict[str, Resolver] = {}
         self._closed = False
         self._stale = False
+        self._checker = Checker()
         survive_forks(self, Services._after_fork)
 
     def __getitem__(self, service: str) -> Balancer:
@@ -112,6 +114,7 @@ class Services:
             if self._keeper is not None and balancer.updated_at is None:
                 self._keeper.fetch(balancer)
             resolver.start(balancer)
+            self._checker.watch(balancer)
         except BaseException:
             with self._lock:
                 self._resolvers.pop(service, None)  # the next call tries again
@@ -197,6 +200,8 @@ class Services:
             self._hooks = [other for other in self._hooks if other != hook]
 
     def _emit(self, event: events.Event) -> None:
+        if isinstance(event, events.EndpointsChanged):
+            self._checker.changed(event.service)
         for hook in self._hooks:
             try:
                 hook(event)
@@ -210,6 +215,7 @@ class Services:
                 return
             self._closed = True
             resolvers, self._resolvers = list(self._resolvers.values()), {}
+        self._checker.close()
         if self._keeper is not None:
             self._keeper.close()  # before the balancers forget their lists
         for balancer in self._balancers.values():
@@ -248,6 +254,7 @@ class Services:
         self._lock = threading.Lock()
         self._resolvers = {}  # dropped, not closed: closing would talk over the parent's connections
         self._stale = self._url is not None
+        self._checker.after_fork()
         if self._keeper is not None:
             self._keeper.after_fork()
         for balancer in self._balancers.values():

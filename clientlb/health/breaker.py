@@ -17,6 +17,8 @@
 The words are Fowler's: open means that calls do not pass. A probe is a lease: it ends by success, failure, cancellation
 or time, so an endpoint can never stay half-open for good (resilience4j #903, Polly #1979, finagle #524 all did).
 
+An active check that fails *holds* it open, from any state, until it passes: see `clientlb.health.checkup`.
+
 Each time it opens, it does so for twice as long, with equal jitter. A success does not make up for that: one doubling
 is taken back for every while of good behaviour (gRFC A50), so that an endpoint that flaps is tried less and less often.
 """
@@ -26,10 +28,14 @@ from __future__ import annotations
 import enum
 import random
 from math import inf
+from typing import TYPE_CHECKING
 
 from clientlb.health.window import Window
 from clientlb.health_options import HealthOptions
 from clientlb.outcome import Cause
+
+if TYPE_CHECKING:
+    from clientlb.health.checkup import Checkup
 
 _CONNECT = Cause.CONNECT
 _OVERLOAD = Cause.OVERLOAD
@@ -60,14 +66,18 @@ class Breaker:
             restored by another slow answer.
         window: Its recent failures, once there was one.
         excused: Its failures were taken for our own trouble, and it has not answered since.
+        checkup: What active checks have found, if there are any.
+        held: Its active check fails: it is open until that passes, whatever calls find out.
     """
 
     __slots__ = (
         "_rounds",
         "bearable",
+        "checkup",
         "closed_at",
         "excused",
         "failures",
+        "held",
         "opened_at",
         "probe",
         "reason",
@@ -91,6 +101,8 @@ class Breaker:
         self.bearable: float = inf
         self.window: Window | None = None
         self.excused: bool = False
+        self.checkup: Checkup | None = None
+        self.held: bool = False
         self._rounds = 0
 
     def count(self, cause: Cause, options: HealthOptions) -> str | None:
@@ -115,7 +127,7 @@ class Breaker:
         """Take note of a successful attempt that began at `started`."""
         self.forget()
         self.excused = False
-        if self.state is State.CLOSED or started < self.opened_at:
+        if self.state is State.CLOSED or started < self.opened_at or self.held:
             return False  # what began before the trouble did is no evidence that the trouble is over
         self.close(now)
         return True
@@ -125,6 +137,7 @@ class Breaker:
         self.state = State.CLOSED
         self.forget()
         self.probe = None
+        self.held = False
         self.bearable = inf
         self.closed_at = now
 
@@ -177,6 +190,16 @@ class Breaker:
         self.opened_at = now
         self.until = now + min(seconds, options.open_for_max)
         self._rounds = min(self._rounds + 1, _most_rounds(options))
+
+    def hold(self, now: float) -> None:
+        """Let no calls pass until an active check does."""
+        if self.state is State.CLOSED:
+            self.opened_at = now
+        self.state = State.OPEN
+        self.forget()
+        self.probe = None
+        self.held = True
+        self.until = inf
 
 
 def _most_rounds(options: HealthOptions) -> int:

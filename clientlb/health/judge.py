@@ -9,6 +9,7 @@ and once in ten seconds the figures of all.
     ratio         fewer than 80 % of 10 calls or more in 10 s succeed     most_ejected, never the last healthy one
     outlier       its success rate is far below that of its peers         the same
     slow          most of its calls are slower than nearly all of theirs  the same
+    check         its active check fails: `clientlb.health.checkup`       nothing
 
 All methods are called under the balancer's lock. Those that return a truth say whether the state of a breaker changed.
 The garbage collector may end an abandoned call, and so come in here, in the middle of any of them.
@@ -22,7 +23,9 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from clientlb import events
+from clientlb.check_options import Check
 from clientlb.health.breaker import State
+from clientlb.health.checkup import Checkup, Finding
 from clientlb.health.doubt import Doubt
 from clientlb.health.outlier import failing, slow
 from clientlb.health.window import Window
@@ -73,6 +76,7 @@ class Judge:
         self._why_suspended = ""
         self._swept = figures.began
         self._would: dict[tuple[Node, str], float] = {}
+        self._passed_checks = 0
 
     # ------------------------------------------------------------------ what falls due
 
@@ -171,6 +175,53 @@ class Judge:
         if found is not None:
             return "ratio", f"{found[0]} of {found[1]} calls failed within {self.options.ratio.window:g} s"
         return None
+
+    # ------------------------------------------------------------------ active checks
+
+    def checked(self, node: Node, finding: Finding, now: float) -> bool:
+        """Judge what an active check of an endpoint found."""
+        check, breaker = self.options.check, node.breaker
+        if check is None:
+            return False
+        checkup = breaker.checkup
+        if checkup is None:
+            checkup = breaker.checkup = Checkup()
+        turned = checkup.take(finding, check)
+        if "check" in self.options.dry_run:
+            if turned and checkup.failing:
+                self._note(events.WouldEject(self._service, node.endpoint, "check", checkup.why))
+            return False
+        if finding.passed:
+            return self._check_passed(node, checkup, check, now)
+        return checkup.failing and self._hold(node, checkup, now)
+
+    def _check_passed(self, node: Node, checkup: Checkup, check: Check, now: float) -> bool:
+        assert checkup.last is not None
+        self._passed_checks += 1
+        if self._doubt.ends(checkup.last.began):
+            self._resume(now)  # somebody answers, so the trouble is not our own
+        if not checkup.ends(node.breaker, check):
+            return False
+        node.breaker.close(now)
+        self._restored(node, now)
+        return True
+
+    def _hold(self, node: Node, checkup: Checkup, now: float) -> bool:
+        """Let an endpoint get no calls until its check passes, also no probe if it is ejected already."""
+        breaker = node.breaker
+        if self._doubt.suspended_at is not None:
+            return False
+        held, was_closed = breaker.held, breaker.state is _CLOSED
+        breaker.reason = checkup.why
+        if held:
+            return False
+        breaker.hold(now)
+        breaker.rule = "check"
+        node.troubled = True
+        if was_closed:
+            self.ejected = (*self.ejected, node)
+        self._note(events.Ejected(self._service, node.endpoint, breaker.reason, inf, "check"))
+        return True
 
     # ------------------------------------------------------------------ ejection
 
@@ -292,7 +343,7 @@ class Judge:
         self._note(events.EjectionResumed(self._service, now - since))
 
     def _successes(self) -> int:
-        return self._figures.total - sum(self._figures.failures)
+        return self._figures.total - sum(self._figures.failures) + self._passed_checks
 
     def suspended(self, now: float) -> str | None:
         """Why nobody is ejected at the moment, if that is so; for people."""

@@ -11,6 +11,7 @@ import dataclasses
 import logging
 import re
 from collections.abc import Callable, Iterable
+from math import inf
 from typing import Any, TypeVar
 
 from clientlb import events
@@ -86,7 +87,7 @@ def _fields(event: events.Event) -> dict[str, object]:
 def _plain(value: object) -> object:
     """A value that any formatter can write."""
     if isinstance(value, (int, float)) or value is None:
-        return value
+        return None if value == inf else value  # JSON has no infinity
     if isinstance(value, tuple):
         return [str(item) for item in value]
     return redact_text(_of_error(value) if isinstance(value, Exception) else str(value))
@@ -121,6 +122,10 @@ def _of_error(error: Exception) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
+def _how_long(seconds: float) -> str:
+    return f"for {seconds:.1f} s" if seconds < inf else "until its check passes"
+
+
 def _count(endpoints: int) -> str:
     return f"{endpoints} endpoint" + ("" if endpoints == 1 else "s")
 
@@ -153,7 +158,7 @@ _line(
 _line(
     events.Ejected,
     logging.WARNING,
-    lambda event: f"{event.endpoint} gets no calls for {event.seconds:.1f} s: {event.reason}",
+    lambda event: f"{event.endpoint} gets no calls {_how_long(event.seconds)}: {event.reason}",
 )
 _line(events.Probing, logging.DEBUG, lambda event: f"{event.endpoint} is offered one call, to see whether it works")
 _line(events.Restored, logging.INFO, lambda event: f"{event.endpoint} works again")

@@ -1,5 +1,7 @@
 """Options: every bad value is refused where it is given, by name."""
 
+import dataclasses
+
 import pytest
 from tenacity import stop_after_attempt
 
@@ -7,11 +9,14 @@ from clientlb import (
     BudgetOptions,
     CallOptions,
     ConfigurationError,
+    GrpcCheck,
     GuardOptions,
     HealthOptions,
+    HttpCheck,
     Options,
     RetryOptions,
     Services,
+    TcpCheck,
     load_options,
 )
 from clientlb.backoff import full_jitter
@@ -37,6 +42,30 @@ from clientlb.policy import POLICIES, LeastTime, make_policy
         (lambda: HealthOptions(open_for=0), "open_for is 0; give a number above 0"),
         (lambda: HealthOptions(open_for=10, open_for_max=5), "open_for_max is 5; give a number at least 10"),
         (lambda: HealthOptions(probe_timeout=-1), "probe_timeout"),
+        (
+            lambda: HealthOptions(check="/healthz"),
+            r"check is '/healthz'; give HttpCheck or TcpCheck or GrpcCheck\(...\)",
+        ),
+        (lambda: HealthOptions(dry_run={"checks"}), "dry_run has 'checks'; give names of rules: .*, check"),
+        (lambda: TcpCheck(interval=0), "health.check.interval is 0; give a number at least 0.05"),
+        (lambda: TcpCheck(jitter=2), "health.check.jitter is 2; give a number at least 0 and at most 1"),
+        (lambda: TcpCheck(timeout=0), "health.check.timeout is 0; give a number above 0"),
+        (lambda: TcpCheck(unhealthy=0), "health.check.unhealthy is 0; give a whole number, at least 1"),
+        (lambda: TcpCheck(healthy=0), "health.check.healthy is 0"),
+        (lambda: TcpCheck(port=70000), "health.check.port is 70000; give a number at most 65535"),
+        (lambda: HttpCheck("healthz"), "health.check.path is 'healthz'; give one that starts with a /"),
+        (lambda: HttpCheck("/a b"), "health.check.path is '/a b'"),
+        (lambda: HttpCheck("/a\r\nX: y"), "health.check.path is '/a.r.nX: y'"),
+        (lambda: HttpCheck(method="GET /"), "health.check.method is 'GET /'; give the name of an HTTP method"),
+        (lambda: HttpCheck(statuses={100}), "health.check.statuses has 100; give HTTP status codes, 200 to 599"),
+        (lambda: HttpCheck(headers=["a"]), "health.check.headers is .*; give a mapping"),
+        (lambda: HttpCheck(headers={"host": "a"}), "health.check.headers has 'host'; .* server_name for Host"),
+        (lambda: HttpCheck(headers={"A": "b\nC: d"}), "health.check.headers: the value of A is no line of ASCII text"),
+        (lambda: HttpCheck(secure="yes"), "health.check.secure is 'yes'; give True or False"),
+        (lambda: HttpCheck(server_name="a b"), "health.check.server_name is 'a b'; give a host name"),
+        (lambda: HttpCheck(verify="/no/such/file"), "health.check.verify is '/no/such/file'; there is no such file"),
+        (lambda: HttpCheck(verify=3), "health.check.verify is 3; give True, False, a path or an ssl.SSLContext"),
+        (lambda: GrpcCheck(name=None), "health.check.name is None; give the full name of a gRPC service"),
         (lambda: BudgetOptions(ratio=-0.1), "ratio is -0.1; give a number at least 0 and at most 1000"),
         (lambda: BudgetOptions(window=0.5), "window"),
         (lambda: BudgetOptions(reserve=True), "reserve is True"),
@@ -150,6 +179,33 @@ def test_file_and_environment_feed_the_same_classes(tmp_path):
     assert services["users"].options is loaded["*"]
 
 
+def test_checks_in_a_file_and_in_variables(tmp_path):
+    path = tmp_path / "options.toml"
+    path.write_text(
+        """
+        [default.health.check]
+        kind = "http"
+        path = "/healthz"
+        statuses = [200, 204]
+        headers = { X-From = "clientlb" }
+        [services.orders.health.check]
+        interval = 1
+        [services.users.health.check]
+        kind = "tcp"
+        [services.mail.health]
+        check = false
+        """
+    )
+    loaded = load_options(path, environ={})
+    check = HttpCheck("/healthz", statuses={200, 204}, headers={"X-From": "clientlb"})
+    assert loaded["*"].health.check == check
+    assert loaded["orders"].health.check == dataclasses.replace(check, interval=1)
+    assert loaded["users"].health.check == TcpCheck()
+    assert loaded["mail"].health.check is None
+    environ = {"CLIENTLB_HEALTH__CHECK__KIND": "grpc", "CLIENTLB_HEALTH__CHECK__NAME": "shop.Orders"}
+    assert load_options(environ=environ)["*"].health.check == GrpcCheck(name="shop.Orders")
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
@@ -158,6 +214,13 @@ def test_file_and_environment_feed_the_same_classes(tmp_path):
         ("[default.retry]\nbackoff = -1", "default.retry.backoff is -1"),
         ("[default]\ntimeout = 3", "default.timeout does not exist; known: attempt_timeout, deadline"),
         ("[services.orders.health]\nopen_for = 0", "in services.orders.health: health.open_for is 0"),
+        ("[default.health.check]\npath = '/'", "default.health.check.kind is None; give one of http, tcp, grpc"),
+        ("[default.health]\ncheck = true", "options: default.health.check is True; give a table"),
+        (
+            "[default.health.check]\nkind = 'tcp'\npath = '/'",
+            "default.health.check.path does not exist; known: healthy",
+        ),
+        ("[default.health.check]\nkind = 'http'\npath = 'x'", "in default.health.check: health.check.path is 'x'"),
         ("[service.orders]", r"\[service\] is neither"),
         ("[default.guard]\nkeep = 3", "default.guard.keep does not exist; known: empty_hold, hold, keep_ratio, settle"),
         ("[default]\nhealth = 3", "default.health is 3; give a table"),
