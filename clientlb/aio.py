@@ -1,4 +1,4 @@
-"""What differs between asyncio and trio, in one place: sleeping, threads, and many event loops at once.
+"""What differs between asyncio and trio, in one place: sleeping, timeouts, tasks, threads, and many loops at once.
 
 trio is never imported here. Whoever runs it has imported it, and an anyio program runs one of the two.
 """
@@ -6,18 +6,67 @@ trio is never imported here. Whoever runs it has imported it, and an anyio progr
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Hashable
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Hashable, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from math import inf
+from typing import Any, Protocol, TypeVar
 
 Result = TypeVar("Result")
+Covariant = TypeVar("Covariant", covariant=True)
 
 
 async def sleep(seconds: float) -> None:
     """Sleep, in asyncio and in trio."""
     trio = _trio_of_this_task()
     await (asyncio.sleep(seconds) if trio is None else trio.sleep(seconds))
+
+
+def timeout(seconds: float) -> AbstractAsyncContextManager[object]:
+    """A block that ends in a `TimeoutError` when it takes longer."""
+    trio = _trio_of_this_task()
+    return asyncio.timeout(seconds) if trio is None else _trio_timeout(trio, seconds)
+
+
+def start(function: Callable[[], Coroutine[Any, Any, Result]]) -> Task[Result]:
+    """Start a task beside this one. Whoever starts it waits for its end, or cancels it: see `cancelled`."""
+    trio = _trio_of_this_task()
+    return asyncio.ensure_future(function()) if trio is None else _TrioTask(trio, function)
+
+
+async def first_of(tasks: Iterable[Task[Result]], timeout: float | None) -> Task[Result] | None:
+    """Wait until one of these tasks has ended; None when none has within `timeout` seconds."""
+    trio = _trio_of_this_task()
+    ended: Iterable[Any]
+    if trio is None:
+        ended, _ = await asyncio.wait(tasks, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)  # type: ignore[type-var]
+    else:
+        ended = await _first_of_trio(trio, tasks, timeout)
+    return next(iter(ended), None)
+
+
+async def cancelled(
+    tasks: Collection[Task[Result]], discard: Callable[[Result], Awaitable[object]] | None = None
+) -> None:
+    """Cancel tasks and wait until they have ended.
+
+    Args:
+        tasks: From `start`.
+        discard: Disposes of the result of a task that was faster than that.
+    """
+    for task in tasks:
+        task.cancel()
+    trio = _trio_of_this_task()
+    with nullcontext() if trio is None else trio.CancelScope(shield=True):
+        if trio is None:
+            await asyncio.wait(tasks)  # type: ignore[type-var]
+        for task in tasks:
+            if isinstance(task, _TrioTask):
+                await task.ended.wait()
+            if discard is not None and (succeeded := _result_of(task)):
+                await discard(*succeeded)
 
 
 async def to_thread(function: Callable[[], Result]) -> Result:
@@ -63,6 +112,79 @@ def run_in(loop: Any, function: Callable[..., Awaitable[object]], *arguments: ob
         _run_soon(loop, sys.modules["trio"].lowlevel.spawn_system_task, function, *arguments)
     elif loop.is_running():
         asyncio.run_coroutine_threadsafe(_awaited(function, *arguments), loop)
+
+
+class Task(Protocol[Covariant]):
+    """What is used of `asyncio.Task`."""
+
+    def result(self) -> Covariant:
+        """What it returned; raises what it raised. Only after it has ended."""
+        ...
+
+    def cancel(self) -> object:
+        """Let it end soon."""
+        ...
+
+
+class _TrioTask:
+    """The same in trio. It is a task of the run, not of a nursery: whoever starts it waits for it in any case."""
+
+    def __init__(self, trio: Any, function: Callable[[], Awaitable[Any]]) -> None:
+        self._trio = trio
+        self._function = function
+        self._scope = trio.CancelScope()
+        self.ended = trio.Event()
+        self.woken = self.ended
+        self.outcome: Any = None
+        self.error: BaseException | None = None
+        trio.lowlevel.spawn_system_task(self._run, context=contextvars.copy_context())
+
+    async def _run(self) -> None:
+        try:
+            with self._scope:
+                self.outcome = await self._function()
+            if self._scope.cancelled_caught:
+                self.error = asyncio.CancelledError()
+        except BaseException as error:
+            self.error = error
+            if isinstance(error, self._trio.Cancelled):  # the run itself ends
+                raise
+        finally:
+            self.ended.set()
+            self.woken.set()
+
+    def result(self) -> Any:
+        if self.error is not None:
+            raise self.error
+        return self.outcome
+
+    def cancel(self) -> None:
+        self._scope.cancel()
+
+
+async def _first_of_trio(trio: Any, tasks: Iterable[Any], timeout: float | None) -> list[Any]:
+    woken = trio.Event()
+    for task in tasks:
+        task.woken = woken
+    if not any(task.ended.is_set() for task in tasks):
+        with trio.move_on_after(inf if timeout is None else timeout):
+            await woken.wait()
+    return [task for task in tasks if task.ended.is_set()]
+
+
+def _result_of(task: Task[Result]) -> tuple[Result] | None:
+    try:
+        return (task.result(),)
+    except BaseException:
+        return None
+
+
+@asynccontextmanager
+async def _trio_timeout(trio: Any, seconds: float) -> AsyncIterator[None]:
+    with trio.move_on_after(seconds) as scope:
+        yield
+    if scope.cancelled_caught:
+        raise TimeoutError
 
 
 class AsyncWaiters:

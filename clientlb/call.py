@@ -33,7 +33,7 @@ from clientlb.balancer import Balancer
 from clientlb.deadlines import shortest
 from clientlb.endpoint import Endpoint
 from clientlb.errors import DeadlineExceededError, ThrottledError
-from clientlb.options import CallKey, RetryOptions, Where
+from clientlb.options import CallKey, CallOptions, RetryOptions, Where
 from clientlb.outcome import Outcome, Verdict
 from clientlb.pick import Pick, TriedNodes
 from clientlb.policy import Request
@@ -119,12 +119,27 @@ class Limits(NamedTuple):
     deadline: float | None
     attempt_timeout: float | None
 
+    @classmethod
+    def of(cls, balancer: Balancer, options: CallOptions | None) -> Limits:
+        """Those of a call that begins now: its own, its service's, and what it inherits."""
+        seconds, timeout = balancer.options.deadline, balancer.options.attempt_timeout
+        if options is not None:
+            seconds, timeout = options.times(seconds, timeout)
+        return cls(deadline_of(balancer, seconds), timeout)
+
+    def over(self, now: float) -> bool:
+        """Whether the deadline has passed."""
+        return self.deadline is not None and now >= self.deadline
+
     def expiry(self, started: float) -> float | None:
         """When an attempt has taken too long."""
         if self.attempt_timeout is None:
             return self.deadline
         expires = started + self.attempt_timeout
         return expires if self.deadline is None else min(self.deadline, expires)
+
+
+UNLIMITED = Limits(None, None)
 
 
 class Tried(NamedTuple):
@@ -220,7 +235,7 @@ def succeed(balancer: Balancer, pick: Pick, trace: Trace) -> None:
 
     A generator costs more than all the rest of a call that succeeds at once. So a shell may take a pick by itself; if
     anything else comes of it, it goes on with `call(..., begun=Attempt(pick, 1, trace))`. The pick is the shell's own.
-    It has to leave that to calls without deadline, attempt timeout, hedging and throttling; see `Balancer.plain`.
+    It has to leave that to calls that are neither hedged nor throttled, and ask for no key and no filter.
     """
     now = balancer.clock()
     trace.seconds = now - pick.started
@@ -288,7 +303,7 @@ def call(
         retry = balancer.options.retry
     attempt = begun or Attempt(pick, 1, Trace(balancer.service))
     limits = Limits(deadline, attempt_timeout)
-    if deadline is not None and pick.started >= deadline:
+    if limits.over(pick.started):
         pick.release(_IGNORED)
         raise DeadlineExceededError(f"service {balancer.service!r}: the deadline was over before the call was sent")
     attempt.expires = limits.expiry(pick.started)

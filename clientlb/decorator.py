@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import inspect
 import os
 from collections.abc import Awaitable, Callable
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
+from clientlb.aio import timeout
 from clientlb.balancer import Balancer
-from clientlb.call import Asking, Attempt, Steps, call, deadline_of
+from clientlb.call import Asking, Attempt, Limits, Steps, call
 from clientlb.crew import Crew
 from clientlb.deadlines import deadline
 from clientlb.drive import drive, drive_async
@@ -38,13 +38,13 @@ def balanced(
     def steps_of(balancer: Balancer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Steps:
         retry = options.retry_options(balancer.options.retry)
         request = None if ask is None else ask(*args, **kwargs)
-        seconds, timeout = options.times(balancer.options.deadline, balancer.options.attempt_timeout)
+        limits = Limits.of(balancer, options)
         return call(
             balancer,
             idempotent=bool(options.idempotent),
             retry=retry,
-            deadline=deadline_of(balancer, seconds),
-            attempt_timeout=timeout,
+            deadline=limits.deadline,
+            attempt_timeout=limits.attempt_timeout,
             whole=True,
             request=request,
         )
@@ -65,7 +65,7 @@ def balanced(
                     if attempt.expires is None:
                         return await coroutine_function(attempt.pick.endpoint, *args, **kwargs)
                     left = max(0.0, attempt.expires - balancer.clock())
-                    async with asyncio.timeout(left):
+                    async with timeout(left):
                         with deadline(left):
                             return await coroutine_function(attempt.pick.endpoint, *args, **kwargs)
 

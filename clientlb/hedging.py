@@ -7,13 +7,14 @@ the same is discarded.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import queue
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any
 
+from clientlb.aio import Task, cancelled, first_of, sleep, start
 from clientlb.balancer import Balancer
 from clientlb.call import LATE, Attempt, Await, Ended, Sleep, Steps
 from clientlb.drive import add_note, nap
@@ -123,28 +124,27 @@ async def drive_hedged_async(
 ) -> Any:
     """The same for coroutines; each attempt is a task. It returns when the tasks of all others have ended."""
     failed: Exception | None = None
-    running: dict[asyncio.Task[Any], Attempt] = {}
+    running: dict[Task[Any], Attempt] = {}
     try:
         step = next(steps)
         late_at: float | None = None
         while True:
             if type(step) is Attempt:
-                running[asyncio.ensure_future(launch(step))] = step
+                running[start(partial(launch, step))] = step
                 late_at = None if step.hedge_after is None else time.monotonic() + step.hedge_after
             elif type(step) is not Await:
                 if type(step) is Sleep:
-                    await asyncio.sleep(step.seconds)
+                    await sleep(step.seconds)
                 else:
                     await balancer.wait_async(step.seconds)  # type: ignore[union-attr]
                 step = next(steps)
                 continue
             patience = None if late_at is None else max(0.0, late_at - time.monotonic())
-            done, _ = await asyncio.wait(running, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
-            if not done:
+            task = await first_of(running, patience)
+            if task is None:
                 late_at = None
                 step = steps.send(LATE)
                 continue
-            task = next(iter(done))
             attempt = running.pop(task)
             try:
                 result = task.result()
@@ -164,8 +164,10 @@ async def drive_hedged_async(
                     raise
                 if following is None:
                     losers, running = list(running), {}
+                    if not losers:
+                        return result
                     try:
-                        await _drop(losers, discard)
+                        await cancelled(losers, discard)
                     except BaseException:
                         attempt.pick.release()
                         if discard is not None:
@@ -182,17 +184,4 @@ async def drive_hedged_async(
     finally:
         steps.close()
         if running:
-            await _drop(list(running), discard)
-
-
-async def _drop(tasks: list[asyncio.Task[Any]], discard: Callable[[Any], Awaitable[object]] | None) -> None:
-    """Cancel attempts, wait until they have ended, and dispose of what they return all the same."""
-    if not tasks:
-        return
-    for task in tasks:
-        task.cancel()
-    results = await asyncio.gather(*tasks, return_exceptions=True)
-    if discard is not None:
-        for result in results:
-            if not isinstance(result, BaseException):
-                await discard(result)
+            await cancelled(list(running), discard)

@@ -142,11 +142,6 @@ class Services:
         return self._options.get(service) or self._options["*"]
 
     @property
-    def hedged(self) -> bool:
-        """Whether calls to any service may be hedged."""
-        return any(options.retry.hedge is not None for options in self._options.values())
-
-    @property
     def configured(self) -> frozenset[str]:
         """Names of the services that have options of their own."""
         return frozenset(self._options) - {"*"}

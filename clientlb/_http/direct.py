@@ -7,12 +7,12 @@ balancing costs: 20 µs of a call of 400.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from clientlb._http.message import copy_to
-from clientlb._http.timeouts import Backend
+from clientlb._http.streams import AsyncDialler, Dialler
 from clientlb.aio import in_trio
 from clientlb.endpoint import Endpoint
 
@@ -60,70 +60,20 @@ class CoreErrors:
         return error
 
 
-class Dialler:
-    """A network backend of httpcore that notes when a connection was made.
-
-    So an attempt that broke can tell whether its connection was a new one: it was not if none was made meanwhile.
-
-    Args:
-        backend: Makes the connections.
-
-    Attributes:
-        latest: Another object after every new connection; two threads cannot make it the same one again.
-    """
-
-    __slots__ = ("_backend", "latest")
-
-    def __init__(self, backend: Any) -> None:
-        self._backend = backend
-        self.latest = object()
-
-    def connect_tcp(self, *arguments: Any, **options: Any) -> Any:
-        """As that of httpcore."""
-        stream = self._backend.connect_tcp(*arguments, **options)
-        self.latest = object()
-        return stream
-
-    def connect_unix_socket(self, *arguments: Any, **options: Any) -> Any:
-        """As that of httpcore."""
-        stream = self._backend.connect_unix_socket(*arguments, **options)
-        self.latest = object()
-        return stream
-
-    def sleep(self, seconds: float) -> Any:
-        """As that of httpcore."""
-        return self._backend.sleep(seconds)
-
-
-class AsyncDialler(Dialler):
-    """The async one."""
-
-    __slots__ = ()
-
-    async def connect_tcp(self, *arguments: Any, **options: Any) -> Any:
-        """As that of httpcore."""
-        stream = await self._backend.connect_tcp(*arguments, **options)
-        self.latest = object()
-        return stream
-
-    async def connect_unix_socket(self, *arguments: Any, **options: Any) -> Any:
-        """As that of httpcore."""
-        stream = await self._backend.connect_unix_socket(*arguments, **options)
-        self.latest = object()
-        return stream
-
-
 class _Direct:
     """The connections to one endpoint.
 
     Args:
         flavour: Of the client.
         endpoint: Where to.
-        settings: `verify`, `http1`, `http2` and perhaps `limits`, as `Settings.arguments` makes them; `hedged` if calls
-            to a service may be.
+        settings: `verify`, `http1`, `http2` and perhaps `limits`, as `Settings.arguments` makes them.
+
+    Attributes:
+        aborted: Makes the error of an attempt that is ended early, which cuts its connection; None if that must not be,
+            because calls over HTTP/2 share one.
     """
 
-    __slots__ = ("_core", "_dialler", "_errors", "_host", "_pool", "_port", "_response")
+    __slots__ = ("_core", "_dialler", "_errors", "_host", "_pool", "_port", "_response", "aborted")
 
     _pool_name = "ConnectionPool"
 
@@ -136,7 +86,8 @@ class _Direct:
         self._response = flavour.module.Response
         self._host = endpoint.host.encode()
         self._port = endpoint.port
-        self._dialler = self._new_dialler(settings)
+        self._dialler = self._new_dialler()
+        self.aborted: Callable[[str], Exception] | None = None if settings["http2"] else flavour.core.ReadError
         self._pool = getattr(flavour.core, self._pool_name)(
             ssl_context=settings["verify"],
             max_connections=limits.max_connections,
@@ -152,10 +103,8 @@ class _Direct:
         """Another object after every new connection."""
         return self._dialler.latest
 
-    def _new_dialler(self, settings: Mapping[str, Any]) -> Dialler:
-        # calls over HTTP/2 share a connection, so that none may be cut
-        cuts = settings.get("hedged") and not settings["http2"]
-        return Dialler(Backend(self._core) if cuts else self._core.SyncBackend())
+    def _new_dialler(self) -> Dialler:
+        return Dialler(self._core.SyncBackend())
 
     def _addressed(self, request: Any, scheme: bytes, changes: Mapping[str, Any]) -> Any:
         core = self._core
@@ -199,7 +148,7 @@ class AsyncDirect(_Direct):
 
     _pool_name = "AsyncConnectionPool"
 
-    def _new_dialler(self, settings: Mapping[str, Any]) -> Dialler:
+    def _new_dialler(self) -> Dialler:
         return AsyncDialler(self._core.TrioBackend() if in_trio() else self._core.AnyIOBackend())
 
     async def send(self, request: Any, scheme: bytes, changes: Mapping[str, Any]) -> Any:
@@ -225,6 +174,8 @@ class _Through:
     """
 
     __slots__ = ("_address", "_transport", "_url")
+
+    aborted = None
 
     def __init__(self, flavour: Flavour, endpoint: Endpoint, transport: Any) -> None:
         self._url = flavour.url

@@ -20,9 +20,9 @@ from clientlb._http.message import AnyRequest, is_idempotent, is_replayable
 from clientlb._http.timeouts import Interrupt, Timeouts
 from clientlb._http.verdict import of_status
 from clientlb.balancer import Balancer
-from clientlb.call import Attempt, Steps, Trace, asked, call, deadline_of, succeed
+from clientlb.call import UNLIMITED, Attempt, Limits, Steps, Trace, asked, call, succeed
 from clientlb.crew import Crew, Errand
-from clientlb.deadlines import inherited, write_header
+from clientlb.deadlines import inherited, read_header, write_header
 from clientlb.drive import drive, drive_async
 from clientlb.hedging import drive_hedged, drive_hedged_async
 from clientlb.options import CallOptions
@@ -59,15 +59,15 @@ class _Exchange(ABC, Generic[AnyRequest]):
     __slots__ = (
         "_balancer",
         "_body",
-        "_deadline",
         "_flavour",
         "_idempotent",
+        "_limits",
         "_links",
         "_options",
-        "_plain",
         "_replayable",
         "_request",
         "_retry",
+        "_short",
         "_stale",
     )
 
@@ -82,9 +82,14 @@ class _Exchange(ABC, Generic[AnyRequest]):
         self._retry = retry
         self._stale: BaseException | None = None
         self._options = options
-        # a call that asks for something itself, or has a deadline, takes the long way
-        self._plain: bool = options is None and balancer.plain and not inherited()
-        self._deadline: float | None = None
+        if options is None and balancer.plain and not inherited():
+            self._short: bool = True
+            self._limits: Limits = UNLIMITED
+        else:
+            # what needs more than one attempt at once, a refusal or a choice of endpoints takes the long way
+            asks = options is not None and (options.key is not None or options.where is not None)
+            self._short = not asks and retry.hedge is None and balancer.throttle is None
+            self._limits = Limits.of(balancer, options)
         self._idempotent = is_idempotent(request, options, retry)
         self._replayable = is_replayable(request.stream, flavour.byte_stream)
         self._body: OneShotBody | AsyncOneShotBody | None = None if self._replayable else self._one_shot()
@@ -95,17 +100,13 @@ class _Exchange(ABC, Generic[AnyRequest]):
 
     def _steps(self, begun: Attempt | None) -> Steps:
         options, balancer = self._options, self._balancer
-        seconds, timeout = balancer.options.deadline, balancer.options.attempt_timeout
-        if options is not None:
-            seconds, timeout = options.times(seconds, timeout)
-        self._deadline = deadline_of(balancer, seconds)
         return call(
             balancer,
             idempotent=self._idempotent,
             replayable=self._replayable,
             retry=self._retry,
-            deadline=self._deadline,
-            attempt_timeout=timeout,
+            deadline=self._limits.deadline,
+            attempt_timeout=self._limits.attempt_timeout,
             begun=begun,
             request=None if options is None else asked(options.key, options.where),
         )
@@ -118,7 +119,9 @@ class _Exchange(ABC, Generic[AnyRequest]):
     def _one_shot(self) -> OneShotBody | AsyncOneShotBody | None:
         """Wrap the body of the request; None if it is of the wrong kind, which the inner transport will say."""
 
-    def _address(self, pick: Pick, expires: float | None) -> tuple[Link[Any], bytes, Mapping[str, Any]]:
+    def _address(
+        self, pick: Pick, expires: float | None, interrupt: Interrupt | None
+    ) -> tuple[Link[Any], bytes, Mapping[str, Any]]:
         """The transport of an attempt, taken, the scheme to the endpoint, and what of the request differs there."""
         request = self._request
         endpoint = pick.node.endpoint
@@ -129,27 +132,37 @@ class _Exchange(ABC, Generic[AnyRequest]):
             scheme = secure
             server_name = request.extensions.get("sni_hostname") or request.url.raw_host.decode("ascii")
             changes = {**changes, "extensions": {**request.extensions, "sni_hostname": server_name}}
-        if expires is not None:
-            changes = self._limited(expires, changes)
-        return self._links.take(self._balancer, endpoint, server_name), scheme, changes
+        if expires is not None or interrupt is not None:
+            changes = self._limited(expires, interrupt, changes)
+        link = self._links.take(self._balancer, endpoint, server_name)
+        if interrupt is not None:
+            interrupt.aborted = link.transport.aborted
+        return link, scheme, changes
 
-    def _limited(self, expires: float, changes: Mapping[str, Any]) -> Mapping[str, Any]:
+    def _limited(
+        self, expires: float | None, interrupt: Interrupt | None, changes: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
         """Let an attempt end in time, and tell the server, if that is wanted."""
         request, clock = self._request, self._balancer.clock
         extensions = changes.get("extensions", request.extensions)
-        timeouts = Timeouts(extensions.get("timeout") or {}, clock, expires)
+        timeouts = Timeouts(extensions.get("timeout") or {}, clock, inf if expires is None else expires, interrupt)
         changes = {**changes, "extensions": {**extensions, "timeout": timeouts}}
         name = self._balancer.options.deadline_header
-        if name is not None:
-            headers = request.headers.copy()  # type: ignore[attr-defined]  # they are httpx's
-            headers[name] = write_header(name, expires - clock())
+        if name is not None and expires is not None:
+            headers = request.headers.copy()
+            seconds = expires - clock()
+            said = read_header(name, headers.get(name))
+            if said is None or said > seconds:  # one that was passed on, most likely; who says less means it
+                headers[name] = write_header(name, seconds)
             changes["headers"] = headers
         return changes
 
     def _headed(self, body: Any, changes: Mapping[str, Any]) -> None:
         """The head of the response is here: from now on only the deadline of the whole call counts."""
-        deadline = self._deadline
-        changes["extensions"]["timeout"].expires = inf if deadline is None else deadline
+        deadline = self._limits.deadline
+        timeouts: Timeouts = changes["extensions"]["timeout"]
+        timeouts.interrupt = None
+        timeouts.expires = inf if deadline is None else deadline
         if deadline is not None:
             body.limit = self._balancer.clock, deadline
 
@@ -213,15 +226,20 @@ class Exchange(_Exchange[AnyRequest]):
             crew: Makes the attempts of a call that is hedged.
         """
         balancer = self._balancer
-        pick = balancer.try_pick((), self._idempotent and self._replayable) if self._plain else None
+        pick = balancer.try_pick((), self._idempotent and self._replayable) if self._short else None
         if pick is None:
             steps = self._steps(None)
             if self._hedged and not crew.full:
                 return drive_hedged(steps, balancer, partial(self.launch, crew), self.classify_one, self.discard)
             return drive(steps, balancer, self.send, self.classify, self.discard)
         trace = Trace(balancer.service, pick)
+        limits, expires = self._limits, None
+        if limits is not UNLIMITED:
+            expires = limits.expiry(pick.started)
+            if limits.over(pick.started):
+                return self._go_on(_Made(Attempt(pick, 1, trace), None, None))
         try:
-            response = self._send(pick, trace, None)
+            response = self._send(pick, trace, expires)
         except Exception as error:
             made = _Made(Attempt(pick, 1, trace), None, error)
         except BaseException:
@@ -244,8 +262,8 @@ class Exchange(_Exchange[AnyRequest]):
         """Make one attempt."""
         return self._send(attempt.pick, attempt.trace, attempt.expires)
 
-    def _send(self, pick: Pick, trace: Trace, expires: float | None) -> Any:
-        link, scheme, changes = self._address(pick, expires)
+    def _send(self, pick: Pick, trace: Trace, expires: float | None, interrupt: Interrupt | None = None) -> Any:
+        link, scheme, changes = self._address(pick, expires, interrupt)
         latest = link.transport.latest
         try:
             response = link.transport.send(self._request, scheme, changes)
@@ -260,14 +278,15 @@ class Exchange(_Exchange[AnyRequest]):
         if balancer.wants_reports:
             balancer.note_load(pick.node, of_headers(response.headers, balancer.clock()))
         response.stream = self._flavour.response_body(response.stream, pick, self._flavour, self._links, link)
-        if expires is not None:
+        if expires is not None or interrupt is not None:
             self._headed(response.stream, changes)
         return response
 
     def launch(self, crew: Crew, attempt: Attempt) -> Errand:
         """Make one attempt on a thread of its own."""
-        interrupt = Interrupt(lambda: self.send(attempt))
-        return crew.send(interrupt.run, interrupt.cut)
+        interrupt = Interrupt()
+        send = partial(self._send, attempt.pick, attempt.trace, attempt.expires, interrupt)
+        return crew.send(send, interrupt.cut)
 
     def discard(self, response: Any) -> None:
         """Dispose of a response that is retried away."""
@@ -289,15 +308,20 @@ class AsyncExchange(_Exchange[AnyRequest]):
     async def call(self) -> Any:
         """Make the call; returns the response of the attempt that stands."""
         balancer = self._balancer
-        pick = balancer.try_pick((), self._idempotent and self._replayable) if self._plain else None
+        pick = balancer.try_pick((), self._idempotent and self._replayable) if self._short else None
         if pick is None:
             steps = self._steps(None)
             if self._hedged:
                 return await drive_hedged_async(steps, balancer, self.send, self.classify_one, self.discard)
             return await drive_async(steps, balancer, self.send, self.classify, self.discard)
         trace = Trace(balancer.service, pick)
+        limits, expires = self._limits, None
+        if limits is not UNLIMITED:
+            expires = limits.expiry(pick.started)
+            if limits.over(pick.started):
+                return await self._go_on(_Made(Attempt(pick, 1, trace), None, None))
         try:
-            response = await self._send(pick, trace, None)
+            response = await self._send(pick, trace, expires)
         except Exception as error:
             made = _Made(Attempt(pick, 1, trace), None, error)
         except BaseException:
@@ -321,7 +345,7 @@ class AsyncExchange(_Exchange[AnyRequest]):
         return await self._send(attempt.pick, attempt.trace, attempt.expires)
 
     async def _send(self, pick: Pick, trace: Trace, expires: float | None) -> Any:
-        link, scheme, changes = self._address(pick, expires)
+        link, scheme, changes = self._address(pick, expires, None)
         latest = link.transport.latest
         try:
             response = await link.transport.send(self._request, scheme, changes)

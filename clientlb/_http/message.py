@@ -21,6 +21,18 @@ class Headers(Protocol):
         """Whether there is such a header."""
         ...
 
+    def __setitem__(self, name: str, value: str, /) -> None:
+        """Replace a header."""
+        ...
+
+    def get(self, name: str, /) -> Any:
+        """The value of a header, or None."""
+        ...
+
+    def copy(self) -> Any:
+        """The same headers, to be changed."""
+        ...
+
 
 class URL(Protocol):
     """What is used of `httpx.URL`."""

@@ -98,7 +98,7 @@ class Shell(ABC, Generic[TransportT]):
         arguments = settings.arguments(module) if needed else {}
         direct, through = self._ways
         self._make: Callable[[Endpoint], Any] = (
-            partial(direct, self._flavour, settings={**arguments, "hedged": services.hedged})
+            partial(direct, self._flavour, settings=arguments)
             if inner is None
             else lambda endpoint: through(self._flavour, endpoint, inner(endpoint))
         )

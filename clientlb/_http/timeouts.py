@@ -1,7 +1,8 @@
 """The time that an attempt has, as httpx's `timeout` extension, and a way to end an attempt before that.
 
-httpcore asks for a timeout when a phase begins: for a connection, the write, the head of the response, its body. So
-what it gets is what is left at that moment, and the phases together take no longer than the whole.
+httpcore asks for a timeout once for each phase (to connect, to write, for the head of the response, for its body) and
+uses it for everything it waits for in that phase. So it gets a number that remembers where it came from, and the
+streams of `clientlb._http.streams` ask anew what is left of the attempt: all phases together take no longer than that.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ import contextlib
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from math import inf
-from types import ModuleType
 from typing import Any
+
+from clientlb.call import FOREVER
 
 _SHORTEST = 0.001  # a timeout of 0 would make a socket non-blocking
 _PHASES = ("connect", "read", "write", "pool")
@@ -25,19 +28,26 @@ class Timeouts(dict[str, Any]):
         given: The caller's; they hold as well.
         clock: That of the balancer.
         expires: The moment.
+        interrupt: Ends the attempt early, if there is a way to.
     """
 
-    def __init__(self, given: Mapping[str, Any], clock: Callable[[], float], expires: float) -> None:
+    def __init__(
+        self,
+        given: Mapping[str, Any],
+        clock: Callable[[], float],
+        expires: float,
+        interrupt: Interrupt | None = None,
+    ) -> None:
         super().__init__({phase: given.get(phase) for phase in _PHASES})
         self._clock = clock
         self.expires: float = expires
+        self.interrupt = interrupt
 
     def __getitem__(self, phase: str) -> Any:
         given = super().__getitem__(phase)
-        if self.expires == inf:
+        if self.expires == inf and self.interrupt is None:
             return given
-        left = max(_SHORTEST, self.expires - self._clock())
-        return left if given is None else min(given, left)
+        return Remaining(self, FOREVER if given is None else given)
 
     def get(self, phase: str, default: Any = None) -> Any:
         """Seconds for a phase that begins now."""
@@ -46,100 +56,78 @@ class Timeouts(dict[str, Any]):
         except KeyError:
             return default
 
+    def least(self, given: float) -> float:
+        """The seconds that are left, or those given if they are less."""
+        if self.expires == inf:
+            return given
+        return min(given, max(_SHORTEST, self.expires - self._clock()))
 
-class Interrupt:
-    """Ends what a thread reads from a connection: the connection is cut.
+
+class Remaining(float):
+    """A timeout in seconds, as of now; it knows how to tell what is left of it later.
 
     Args:
-        function: What the thread does.
+        timeouts: Of the attempt.
+        given: What the caller allows; `FOREVER` is no limit.
     """
 
-    def __init__(self, function: Callable[[], Any]) -> None:
-        self._function = function
-        self._lock = threading.Lock()
-        self._reading: Any = None
-        self._cut = False
+    __slots__ = ("_given", "timeouts")
 
-    def run(self) -> Any:
-        """Do it, on this thread."""
-        _here.interrupt = self
-        try:
-            return self._function()
-        finally:
-            del _here.interrupt
+    timeouts: Timeouts
+    _given: float
+
+    def __new__(cls, timeouts: Timeouts, given: float) -> Remaining:
+        """Make the number that it is now."""
+        self = super().__new__(cls, timeouts.least(given))
+        self.timeouts = timeouts
+        self._given = given
+        return self
+
+    def now(self) -> float | None:
+        """What is left, as a timeout; None is no limit."""
+        left = self.timeouts.least(self._given)
+        return None if left == FOREVER else left
+
+    def watching(self, connection: socket.socket) -> AbstractContextManager[None]:
+        """For as long as a thread waits for something at this connection: the attempt may be ended early."""
+        interrupt = self.timeouts.interrupt
+        return _unwatched if interrupt is None else interrupt.watching(connection)
+
+
+_unwatched = contextlib.nullcontext()
+
+
+class Interrupt:
+    """Ends what a thread waits for at a connection: the connection is cut.
+
+    Attributes:
+        aborted: Makes the error that the thread gets. Without it nothing is cut.
+    """
+
+    def __init__(self) -> None:
+        self.aborted: Callable[[str], Exception] | None = None
+        self._lock = threading.Lock()
+        self._busy: socket.socket | None = None
+        self._over = False
 
     def cut(self) -> None:
         """End it. Called from another thread."""
         with self._lock:
-            self._cut = True
-            if self._reading is not None:
-                connection = self._reading.get_extra_info("socket")
+            self._over = True
+            if self._busy is not None:
                 with contextlib.suppress(OSError):
-                    socket.socket.shutdown(connection, socket.SHUT_RDWR)  # not TLS's own, which is not thread-safe
+                    # not TLS's own, which is not thread-safe
+                    socket.socket.shutdown(self._busy, socket.SHUT_RDWR)
 
     @contextlib.contextmanager
-    def reading(self, stream: Any) -> Iterator[None]:
-        """The thread reads from this stream."""
+    def watching(self, connection: socket.socket) -> Iterator[None]:
+        """The thread waits for something at this connection."""
         with self._lock:
-            if self._cut:
-                raise ConnectionAbortedError("another attempt of the same call was faster")
-            self._reading = stream
+            if self._over and self.aborted is not None:
+                raise self.aborted("the attempt was ended early")
+            self._busy = connection
         try:
             yield
         finally:
             with self._lock:
-                self._reading = None
-
-
-_here = threading.local()
-
-
-class _Stream:
-    """A stream of httpcore's that may be cut while it is read."""
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        interrupt: Interrupt | None = getattr(_here, "interrupt", None)
-        if interrupt is None:
-            found: bytes = self._stream.read(max_bytes, timeout)
-        else:
-            with interrupt.reading(self._stream):
-                found = self._stream.read(max_bytes, timeout)
-        return found
-
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._stream.write(buffer, timeout)
-
-    def close(self) -> None:
-        self._stream.close()
-
-    def start_tls(self, ssl_context: Any, server_hostname: str | None = None, timeout: float | None = None) -> _Stream:
-        return _Stream(self._stream.start_tls(ssl_context, server_hostname, timeout))
-
-    def get_extra_info(self, info: str) -> Any:
-        return self._stream.get_extra_info(info)
-
-
-class Backend:
-    """httpcore's network, with streams that may be cut.
-
-    Args:
-        core: `httpcore` or `httpcore2`.
-    """
-
-    def __init__(self, core: ModuleType) -> None:
-        self._backend = core.SyncBackend()
-
-    def connect_tcp(self, *args: Any, **options: Any) -> _Stream:
-        """As in httpcore."""
-        return _Stream(self._backend.connect_tcp(*args, **options))
-
-    def connect_unix_socket(self, *args: Any, **options: Any) -> _Stream:
-        """As in httpcore."""
-        return _Stream(self._backend.connect_unix_socket(*args, **options))
-
-    def sleep(self, seconds: float) -> None:
-        """As in httpcore."""
-        self._backend.sleep(seconds)
+                self._busy = None
