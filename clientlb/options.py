@@ -76,18 +76,24 @@ def _is_name(value: object) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BudgetOptions:
-    """How many retries a service may cost, as a share of its traffic (Finagle's `RetryBudget`).
+    """How many retries a service may cost, as a share of its traffic (after Finagle's `RetryBudget`).
+
+    A retry is allowed if there were fewer than `ratio` times the calls in the last `window` seconds, or fewer than
+    `reserve` per second in the last 10 seconds.
 
     Args:
-        ratio: Retries allowed per call (default 0.2, as in Finagle).
-        reserve: Retries per second that are always allowed (default 3; Finagle has 10, but a Python service runs
-            as many processes, each with its own budget).
-        window: Seconds over which calls count (default 10, as in Finagle).
+        ratio: Retries allowed per call (default 0.18; Finagle, Linkerd and Envoy have 0.2, but what has gathered before
+            an outage is spent in it as well, and servers should never get more than 1.2 times the calls).
+        reserve: Retries per second that are allowed however few the calls are (default 1: processes that make fewer
+            than 6 calls per second live on it. Finagle adds 10 to the share of the calls, but a Python service runs
+            as many processes, each with its own budget; in Envoy, too, it is a floor).
+        window: Seconds over which calls count (default 2; Finagle has 10. All of it may be spent at once when
+            everything begins to fail: servers that stood still for 2 s would then get 1.6 times the calls).
     """
 
-    ratio: float = 0.2
-    reserve: float = 3.0
-    window: float = 10.0
+    ratio: float = 0.18
+    reserve: float = 1.0
+    window: float = 2.0
 
     def __post_init__(self) -> None:
         require_number("retry.budget.ratio", self.ratio, at_least=0, at_most=1000)

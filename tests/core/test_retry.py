@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tenacity import stop_after_attempt, stop_after_delay, wait_fixed, wait_incrementing
 
 from clientlb.backoff import RetryState, full_jitter
-from clientlb.options import RetryOptions
+from clientlb.options import BudgetOptions, RetryOptions
 from clientlb.outcome import Outcome, Verdict
 from clientlb.retry.budget import RetryBudget
 from clientlb.retry.policy import Refusal, decide
@@ -125,11 +125,21 @@ def test_jitter_replays_from_the_seed():
     assert draws(1) == draws(1) != draws(2)
 
 
-def test_budget_is_a_share_of_the_calls_plus_a_reserve():
+def spend(budget, now, wanted=1000):
+    """How many of so many retries are granted."""
+    return sum(budget.withdraw(now) for _ in range(wanted))
+
+
+def test_budget_is_a_share_of_the_calls():
     budget = RetryBudget(0.2, 3.0, 10.0, now=0.0)
     budget.calls += 1000
-    granted = sum(budget.withdraw(0.5) for _ in range(1000))
-    assert granted == 200 + 30
+    assert spend(budget, 0.5) == 200
+
+
+def test_budget_of_few_calls_is_the_reserve():
+    budget = RetryBudget(0.2, 3.0, 10.0, now=0.0)
+    budget.calls += 100
+    assert spend(budget, 0.5) == 30
 
 
 def test_budget_forgets_after_its_window():
@@ -140,20 +150,62 @@ def test_budget_forgets_after_its_window():
     assert not budget.withdraw(10.5)
 
 
-def test_budget_refills_as_retries_leave_the_window():
-    budget = RetryBudget(0.0, 1.0, 10.0, now=0.0)
-    assert sum(budget.withdraw(0.5) for _ in range(20)) == 10
-    assert not budget.withdraw(9.9)
-    assert sum(budget.withdraw(10.1) for _ in range(20)) == 10
+@pytest.mark.parametrize("window", [1.0, 2.0, 10.0, 60.0])
+def test_reserve_counts_over_ten_seconds_whatever_the_window(window):
+    budget = RetryBudget(0.0, 1.0, window, now=0.0)
+    assert spend(budget, 0.05) == 10
+    assert not budget.withdraw(8.9)
+    assert spend(budget, 10.1) == 10
+
+
+@pytest.mark.parametrize(("window", "remembered"), [(1.0, 0), (2.0, 20), (10.0, 20), (60.0, 20)])
+def test_calls_count_over_the_window(window, remembered):
+    budget = RetryBudget(0.2, 0.0, window, now=0.0)
+    budget.calls += 100
+    assert spend(budget, 1.5) == remembered
+
+
+def outage(calls_per_second, seconds=10, budget=None):
+    """What a service is offered per call when all calls fail after a minute of success."""
+    options = budget or BudgetOptions()
+    budget, retries = RetryBudget(options.ratio, options.reserve, options.window, now=0.0), 0
+    for call in range(calls_per_second * (60 + seconds)):
+        now = call / calls_per_second
+        budget.advance(now)
+        budget.calls += 1
+        if now >= 60:
+            retries += spend(budget, now, 2)  # as many as three attempts want
+    return 1 + retries / (calls_per_second * seconds)
+
+
+@pytest.mark.parametrize("calls_per_second", [40, 400])
+@pytest.mark.parametrize("seconds", [2, 10, 60])
+def test_an_outage_is_offered_no_more_than_1_2_times_the_calls(calls_per_second, seconds):
+    assert 1.15 < outage(calls_per_second, seconds) <= 1.2
+
+
+@pytest.mark.parametrize(("calls_per_second", "load"), [(1, 2.0), (2, 1.5), (5, 1.2), (10, 1.2)])
+def test_small_services_may_retry(calls_per_second, load):
+    assert outage(calls_per_second, 60) == pytest.approx(load, abs=0.15)
+
+
+def test_a_small_service_gets_past_a_burst_of_failures():
+    budget = RetryBudget(0.18, 1.0, 2.0, now=0.0)
+    for second in range(20):
+        budget.advance(float(second))
+        budget.calls += 1
+    assert spend(budget, 20.0, 7) == 7, "seven calls were on their way to a server that dies"
 
 
 @given(
     st.lists(st.tuples(st.floats(0, 30), st.integers(0, 50), st.integers(0, 20)), max_size=30),
     st.floats(0, 1),
     st.floats(0, 5),
+    st.sampled_from([1.0, 2.0, 10.0, 60.0]),
 )
-def test_budget_never_grants_more_than_it_has(steps, ratio, reserve):
-    budget, now = RetryBudget(ratio, reserve, 10.0, now=0.0), 0.0
+def test_budget_never_grants_more_than_it_has(steps, ratio, reserve, window):
+    budget, now = RetryBudget(ratio, reserve, window, now=0.0), 0.0
+    slice_ = min(window, 10.0) / 10
     calls, retries = [], []
     for pause, made, wanted in steps:
         now += pause
@@ -161,9 +213,12 @@ def test_budget_never_grants_more_than_it_has(steps, ratio, reserve):
         budget.calls += made
         calls += [now] * made
         for _ in range(wanted):
+            assert budget.balance(now) >= 0
             if not budget.withdraw(now):
                 break
             retries.append(now)
-            # a slice is a second, so what was counted is certain only but for one
-            counted = sum(at > now - 9 for at in retries)
-            assert counted <= ratio * sum(at > now - 10.001 for at in calls) + reserve * 10 + 1e-6
+            # what was counted is certain only but for a slice
+            recent = sum(at > now - window + slice_ for at in retries)
+            reserved = sum(at > now - 10 + slice_ for at in retries)
+            paid = ratio * sum(at > now - window - 0.001 for at in calls)
+            assert recent <= paid + 1e-6 or reserved <= reserve * 10 + 1e-6
