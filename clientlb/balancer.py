@@ -86,6 +86,7 @@ class Balancer:
         self._roster = Roster(service, self.options.health, self._outbox, self.created_at, self._others_due)
         self._figures, self._rows = self._roster.figures, self._roster.figures.rows
         self._judge = self._roster.judge
+        self._judge.learn = self._learn_of_failure
         keep_this = partial(keep, self) if keep is not None else _nobody_keeps
         self._news = News(service, self.options.guard, self._roster, self._outbox, clock, keep_this)
         self.journal: Journal | None = None
@@ -330,7 +331,7 @@ class Balancer:
                     self._changed(self._judge.failed(pick, cause, reason, now, self.rng))
                 elif node.troubled:
                     self._succeeded(pick, leaving, now)
-                if self._observe is not None:
+                if self._observe is not None and (success or not self._judge.withheld):
                     self._observe(node, seconds, success, now)
             elif self._judge.ignored(pick, now):
                 roster.sort_by_health()
@@ -370,6 +371,11 @@ class Balancer:
         if changed:
             self._roster.sort_by_health()
             self._news.heed_health()
+
+    def _learn_of_failure(self, node: Node, seconds: float, now: float) -> None:
+        """Let a failure that was withheld reach the policy."""
+        if self._observe is not None:
+            self._observe(node, seconds, False, now)
 
     def wait(self, timeout: float) -> bool:
         """Block until a list of endpoints has arrived, at most `timeout` seconds."""

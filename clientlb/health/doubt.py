@@ -16,6 +16,9 @@ gap between two sights of it is either a lack of calls or such a pause. The fail
              └────────────────────────────────────────────────────┘
                         a call that began after that succeeds
 
+After such a pause, all that waited for the process is sent at once, and the endpoints may be too slow for that:
+failures of calls that began in that moment are our own trouble, too, whenever they come.
+
 An endpoint whose failures were excused and that has not answered since is not excused again.
 """
 
@@ -31,8 +34,8 @@ BEAT = 0.1
 GAP = 0.3
 """Seconds. Not seen for so long, it may have stood still."""
 MOMENT = 0.5
-"""Seconds after a gap for which failures of calls from before are doubtful. Timers go off together, but a process that
-runs again has a heap of work before it."""
+"""Seconds after a gap for which failures of calls from before are doubtful, and in which what had piled up is sent.
+Timers go off together, but a process that runs again has a heap of work before it."""
 AT_ONCE = 2.0
 """Seconds. Endpoints that are ejected within this time are ejected at once."""
 FEWEST = 3
@@ -86,6 +89,10 @@ class Doubt(Generic[Subject, Report]):
     def from_before(self, started: float, now: float) -> bool:
         """Whether the failure of an attempt that began at `started` is doubtful."""
         return started < self.woke and now - self.woke <= MOMENT
+
+    def is_backlog(self, started: float) -> bool:
+        """Whether an attempt that began at `started` waited for a pause of this process to end, or was cut by it."""
+        return self.ours and started <= self.woke + MOMENT
 
     def wait(self, subject: Subject, report: Report) -> int:
         """Let a failure wait to be judged; returns how many endpoints have such failures."""

@@ -55,6 +55,9 @@ class Judge:
         nodes: All endpoints. The balancer keeps this true, and `ejected`.
         ejected: Those whose breaker is not closed.
         panicking: All endpoints are used whatever their state.
+        withheld: The last failure is our own trouble, or may be: the policy is not told, or only when it is judged.
+        learn: Tells the policy of a failure that was withheld: the endpoint, the seconds that it took, and now. The
+            balancer sets it.
     """
 
     def __init__(
@@ -69,10 +72,12 @@ class Judge:
         self.nodes: tuple[Node, ...] = ()
         self.ejected: tuple[Node, ...] = ()
         self.panicking: bool = False
+        self.withheld: bool = False
+        self.learn: Callable[[Node, float, float], None] = lambda node, seconds, now: None
         self._service = service
         self._figures = figures
         self._note = note
-        self._doubt: Doubt[Node, tuple[Pick, Cause, str]] = Doubt(now)
+        self._doubt: Doubt[Node, tuple[Pick, Cause, str, float]] = Doubt(now)
         self._why_suspended = ""
         self._swept = figures.began
         self._would: dict[tuple[Node, str], float] = {}
@@ -129,12 +134,15 @@ class Judge:
         """Judge a failure."""
         node = pick.node
         node.troubled = True
+        self.withheld = False
         if self.options.suspend:
             doubt = self._doubt
             doubt.seen(now)
-            if doubt.suspended_at is not None:
+            if doubt.suspended_at is not None or (doubt.is_backlog(pick.started) and not node.breaker.excused):
+                self.withheld = True
                 return node.breaker.ignored(pick, now)
             if doubt.from_before(pick.started, now) and not node.breaker.excused and self._is_doubtful(node):
+                self.withheld = True
                 return self._put_off(pick, cause, reason, now)
         return self._judge(pick, cause, reason, now, rng)
 
@@ -306,7 +314,7 @@ class Judge:
         doubt, node = self._doubt, pick.node
         if doubt.ours or node.breaker.probe is pick:
             return node.breaker.ignored(pick, now)
-        failing = doubt.wait(node, (pick, cause, reason))
+        failing = doubt.wait(node, (pick, cause, reason, now))
         if 2 * failing <= len(self.nodes) - len(self.ejected):
             return False
         waiting = [waited for waited, _ in doubt.take_waiting()]
@@ -316,7 +324,8 @@ class Judge:
 
     def _judge_waiting(self, now: float, rng: random.Random) -> bool:
         changed = False
-        for _, (pick, cause, reason) in self._doubt.take_waiting():
+        for node, (pick, cause, reason, failed_at) in self._doubt.take_waiting():
+            self.learn(node, failed_at - pick.started, now)
             changed |= self._judge(pick, cause, reason, now, rng)
         return changed
 

@@ -18,16 +18,17 @@ from clientlb import (
 )
 from clientlb.health.outlier import failing
 from clientlb.health.window import Window
+from clientlb.policy import RoundRobin
 from clientlb.testing import FakeClock
 
 
 class Bench:
     """A balancer of some endpoints with a clock and a memory for its events."""
 
-    def __init__(self, endpoints, **health):
+    def __init__(self, endpoints, policy="round_robin", **health):
         self.clock = FakeClock()
         self.events = []
-        options = Options(policy="round_robin", health=HealthOptions(**health))
+        options = Options(policy=policy, health=HealthOptions(**health))
         self.balancer = Balancer("orders", options, emit=self.events.append, clock=self.clock, rng=random.Random(1))
         self.balancer.update([Endpoint("10.0.0.1", port) for port in range(1, endpoints + 1)])
 
@@ -193,6 +194,78 @@ def test_nobody_is_ejected_when_this_process_stood_still():
     assert len(bench.seen(events.EjectionResumed)) == 1
     bench.pattern(2, "-----")
     assert [port for port, _ in bench.ejected] == [2]
+
+
+def pause_with_calls_in_flight(bench):
+    """Let a process stand still for 2 s, and everything fail that was in flight; returns what it sends next."""
+    running = [bench.pick(port) for port in range(1, 5) for _ in range(8)]
+    bench.clock.advance(2)
+    for pick in running[:-1]:
+        pick.release(Outcome.RETRYABLE, "ReadTimeout")
+    backlog = [bench.pick(1) for _ in range(8)]
+    running[-1].release()
+    bench.call(1)
+    for _ in range(10):
+        bench.call(2, seconds=0.1)
+    return backlog
+
+
+def test_nobody_is_ejected_for_what_had_piled_up_while_this_process_stood_still():
+    bench = Bench(4)
+    for pick in pause_with_calls_in_flight(bench):
+        pick.release(Outcome.RETRYABLE, "ReadTimeout")
+    assert bench.ejected == []
+    bench.pattern(1, "-----")
+    assert bench.ejected == [(1, "consecutive")], "later calls count as ever"
+
+
+def test_who_has_not_answered_since_a_pause_is_ejected_for_what_had_piled_up():
+    bench = Bench(4)
+    running = [bench.pick(port) for port in range(1, 5) for _ in range(8)]
+    bench.clock.advance(2)
+    for pick in running:
+        pick.release(Outcome.RETRYABLE, "ReadTimeout")
+    bench.call(2)
+    bench.pattern(1, "-----")
+    assert [port for port, _ in bench.ejected] == [1]
+
+
+class Pupil(RoundRobin):
+    """Remembers what it was told."""
+
+    def __init__(self):
+        super().__init__()
+        self.failures = []
+        self.seconds = []
+
+    def observe(self, node, seconds, success, now):
+        if not success:
+            self.failures.append(node.endpoint.port)
+            self.seconds.append(seconds)
+
+
+def test_policies_learn_nothing_from_our_own_trouble():
+    pupil = Pupil()
+    bench = Bench(4, policy=lambda: pupil)
+    for pick in pause_with_calls_in_flight(bench):
+        pick.release(Outcome.RETRYABLE, "ReadTimeout")
+    assert pupil.failures == []
+    bench.call(3, False)
+    assert pupil.failures == [3]
+
+
+def test_policies_learn_of_failures_in_doubt_when_these_are_judged():
+    pupil = Pupil()
+    bench = Bench(4, policy=lambda: pupil)
+    running = {port: bench.pick(port) for port in range(1, 5)}
+    bench.clock.advance(2)
+    running.pop(1).release(Outcome.RETRYABLE, "ReadTimeout")
+    assert pupil.failures == []
+    bench.clock.advance(1)
+    for pick in running.values():
+        pick.release()
+    bench.balancer.try_pick().release()
+    assert (pupil.failures, pupil.seconds) == ([1], [2.0])
 
 
 def test_one_that_hangs_is_not_excused_by_a_lack_of_calls():
