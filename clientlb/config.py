@@ -14,12 +14,7 @@ from tenacity.stop import stop_after_attempt
 from clientlb.backoff import full_jitter
 from clientlb.check_options import KINDS
 from clientlb.errors import ConfigurationError
-from clientlb.health_options import (
-    HealthOptions,
-    OutlierOptions,
-    RatioOptions,
-    SlowOptions,
-)
+from clientlb.health_options import TABLES, HealthOptions
 from clientlb.options import (
     BudgetOptions,
     GuardOptions,
@@ -39,7 +34,7 @@ _NESTED: dict[type[Any], dict[str, type[Any]]] = {
         "journal": JournalOptions,
         "throttle": ThrottleOptions,
     },
-    HealthOptions: {"ratio": RatioOptions, "outlier": OutlierOptions, "slow": SlowOptions},
+    HealthOptions: TABLES,
     RetryOptions: {"budget": BudgetOptions, "hedge": HedgeOptions},
 }
 

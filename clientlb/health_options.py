@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from clientlb.check_options import Check, GrpcCheck, HttpCheck, TcpCheck
 from clientlb.require import frozen, require_bool, require_int, require_number, require_options
@@ -108,6 +109,10 @@ class SlowOptions:
         require_int("health.slow.calls", self.calls, 1)
 
 
+TABLES: dict[str, type[Any]] = {"ratio": RatioOptions, "outlier": OutlierOptions, "slow": SlowOptions}
+"""The rules that have options of their own: a table each, in a file."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HealthOptions:
     """When an endpoint is ejected, and when it is tried again. `docs/resilience.md` has the rules in one table.
@@ -159,9 +164,8 @@ class HealthOptions:
     def __post_init__(self) -> None:
         require_int("health.consecutive_failures", self.consecutive_failures, 1)
         require_int("health.connect_failures", self.connect_failures, 1)
-        require_options("health.ratio", self.ratio, RatioOptions)
-        require_options("health.outlier", self.outlier, OutlierOptions)
-        require_options("health.slow", self.slow, SlowOptions)
+        for rule, kind in TABLES.items():
+            require_options(f"health.{rule}", getattr(self, rule), kind)
         if self.check is not None:
             require_options("health.check", self.check, HttpCheck, TcpCheck, GrpcCheck)
         require_number("health.open_for", self.open_for, above=0)

@@ -14,8 +14,12 @@ from clientlb import (
     HealthOptions,
     HttpCheck,
     Options,
+    Outcome,
+    OutlierOptions,
+    RatioOptions,
     RetryOptions,
     Services,
+    SlowOptions,
     TcpCheck,
     load_options,
 )
@@ -206,6 +210,58 @@ def test_checks_in_a_file_and_in_variables(tmp_path):
     assert load_options(environ=environ)["*"].health.check == GrpcCheck(name="shop.Orders")
 
 
+def test_the_rules_of_health_have_tables_of_their_own(tmp_path):
+    path = tmp_path / "options.toml"
+    path.write_text(
+        """
+        [default.health.ratio]
+        success = 0.9
+        calls = 20
+        [default.health.outlier]
+        enabled = false
+        [services.orders.health]
+        dry_run = ["slow"]
+        [services.orders.health.ratio]
+        calls = 5
+        [services.orders.health.outlier]
+        enabled = true
+        deviations = 3
+        [services.orders.health.slow]
+        enabled = true
+        factor = 5
+        """
+    )
+    environ = {"CLIENTLB_HEALTH__RATIO__WINDOW": "5", "CLIENTLB_HEALTH__SLOW__CALLS": "50"}
+    loaded = load_options(path, environ)
+    assert loaded["*"].health == HealthOptions(
+        ratio=RatioOptions(success=0.9, calls=20, window=5),
+        outlier=OutlierOptions(enabled=False),
+        slow=SlowOptions(calls=50),
+    )
+    assert loaded["orders"].health == HealthOptions(
+        ratio=RatioOptions(success=0.9, calls=5, window=5),
+        outlier=OutlierOptions(deviations=3),
+        slow=SlowOptions(enabled=True, factor=5, calls=50),
+        dry_run={"slow"},
+    )
+
+
+def test_the_rules_of_a_file_reach_the_balancer(tmp_path):
+    path = tmp_path / "options.toml"
+    path.write_text("[services.orders.health.ratio]\ncalls = 3\n[services.users.health.ratio]\nenabled = false")
+    services = Services("static://h:1,h:2,h:3", options=load_options(path, environ={}))
+    healthy = {}
+    for service in ("orders", "users"):
+        balancer = services[service]
+        failing = balancer.pick().node
+        for ok in (False, True, False, False):
+            with balancer.try_pick([node for node in balancer.nodes if node is not failing]) as pick:
+                pick.observe(Outcome.SUCCESS if ok else Outcome.FAILURE)
+        healthy[service] = balancer.stats().healthy
+    services.close()
+    assert healthy == {"orders": 2, "users": 3}
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
@@ -236,6 +292,37 @@ def test_checks_in_a_file_and_in_variables(tmp_path):
         ("[default.retry]\nbackoff = 'short'", "default.retry.backoff is 'short'"),
         ("[default.retry]\nstop = 3", "default.retry.stop does not exist; known: attempts, avoid"),
         ("not toml", "options file"),
+        (
+            "[services.orders.health.ratio]\nsuccess = 2",
+            "in services.orders.health.ratio: health.ratio.success is 2; give a number above 0 and at most 1",
+        ),
+        ("[default.health.ratio]\nwindow = 60", "health.ratio.window is 60; give a number at least 1 and at most 10"),
+        ("[default.health.ratio]\ncalls = 2.5", "health.ratio.calls is 2.5; give a whole number, at least 1"),
+        (
+            "[default.health.ratio]\nenabled = 'no'",
+            "in default.health.ratio: health.ratio.enabled is 'no'; give True or False",
+        ),
+        (
+            "[services.orders.health.outlier]\nendpoints = 1",
+            "in services.orders.health.outlier: health.outlier.endpoints is 1; give a whole number, at least 2",
+        ),
+        ("[default.health.outlier]\ndeviations = -1", "health.outlier.deviations is -1; give a number at least 0"),
+        ("[default.health.outlier]\nopen_for = 0", "health.outlier.open_for is 0; give a number above 0"),
+        (
+            "[default.health.outlier]\nstdev = 2",
+            "default.health.outlier.stdev does not exist; known: calls, deviations, enabled, endpoints, fail",
+        ),
+        (
+            "[services.orders.health.slow]\nfactor = 0.5",
+            "in services.orders.health.slow: health.slow.factor is 0.5; give a number at least 1",
+        ),
+        ("[default.health.slow]\nquantile = 95", "health.slow.quantile is 95; give a number above 0 and at most 1"),
+        ("[default.health]\nslow = true", "options: default.health.slow is True; give a table"),
+        ("[services.orders.health]\nratio = 0.8", "options: services.orders.health.ratio is 0.8; give a table"),
+        (
+            "[services.orders.health]\ndry_run = ['outliers']",
+            "in services.orders.health: health.dry_run has 'outliers'; give names of rules: consecutive, connect",
+        ),
     ],
 )
 def test_bad_file_is_named(tmp_path, text, complaint):
@@ -260,6 +347,8 @@ def test_bad_file_is_named(tmp_path, text, complaint):
         ({"CLIENTLB_RETRY__STATUSES": "503"}, "retry.statuses is 503; give a set"),
         ({"CLIENTLB_RETRY__ATTEMPTS": "many"}, "default.retry.attempts is 'many'; give a whole number"),
         ({"CLIENTLB_GUARD__EMPTY_HOLD": "9" * 5000}, "guard.empty_hold is '999"),
+        ({"CLIENTLB_HEALTH__RATIO__SUCCESS": "80 %"}, "in default.health.ratio: health.ratio.success is '80 %'"),
+        ({"CLIENTLB_HEALTH__SLOW": "true"}, "default.health.slow is True; give a table"),
     ],
 )
 def test_bad_variable_is_named(environ, complaint):
