@@ -43,6 +43,9 @@ _SUCCESS = Outcome.SUCCESS
 _IGNORED = Outcome.IGNORED
 _APPLICATION = Cause.APPLICATION
 
+_ENOUGH = 20
+"""Attempts without which nobody can say how long one usually takes."""
+
 _QUANTILE_LASTS = 3.0
 """Seconds for which a percentile of latencies is used before it is looked up again (as in Finagle)."""
 
@@ -107,6 +110,7 @@ class Balancer:
         self.retries: int = 0
         self.retries_denied: int = 0
         self.hedges: int = 0
+        self.failures_absorbed: int = 0
         self._quantiles: dict[float, tuple[float, int, float]] = {}
 
     # ------------------------------------------------------------------ the side of discovery
@@ -490,16 +494,28 @@ class Balancer:
         """After how many seconds an attempt is late; None while too little is known to say so."""
         if hedge.delay is not None:
             return max(hedge.least, hedge.delay)
-        seconds, attempts, until = self._quantiles.get(hedge.percentile, (0.0, 0, -inf))
+        seconds, attempts = self._usual(hedge.percentile, now)
+        return max(hedge.least, seconds) if attempts >= hedge.enough else None
+
+    def cut_short(self, started: float, deadline: float, now: float) -> bool:
+        """Whether a deadline has ended an attempt that had less time than half of all attempts take."""
+        if now < deadline:
+            return False
+        seconds, attempts = self._usual(0.5, now)
+        return attempts >= _ENOUGH and deadline - started < seconds
+
+    def _usual(self, percentile: float, now: float) -> tuple[float, int]:
+        """A percentile of the seconds that attempts took in the last 10 to 20 seconds, and how many there were."""
+        seconds, attempts, until = self._quantiles.get(percentile, (0.0, 0, -inf))
         if now >= until:
             with self._roster.lock:
                 if now >= self._roster.due:
                     self._figures.advance(now)
                 counted, before, _ = self._figures.snapshot(now)
             recent = difference(counted.total(), before.total())
-            seconds, attempts = quantiles(recent, (hedge.percentile,))[0] or 0.0, sum(recent)
-            self._quantiles[hedge.percentile] = (seconds, attempts, now + _QUANTILE_LASTS)
-        return max(hedge.least, seconds) if attempts >= hedge.enough else None
+            seconds, attempts = quantiles(recent, (percentile,))[0] or 0.0, sum(recent)
+            self._quantiles[percentile] = (seconds, attempts, now + _QUANTILE_LASTS)
+        return seconds, attempts
 
     def try_hedge(self, tried: TriedNodes, avoid: Collection[str], try_pick: Callable[..., Pick | None]) -> Pick | None:
         """Pick an endpoint for a second attempt beside one that is late; None if there is none, or no budget left.
@@ -572,6 +588,16 @@ class Balancer:
         with self._roster.lock:
             self.hedges += 1
         self._outbox.emit(event)
+
+    def forget_hedges(self, number: int) -> None:
+        """Count second attempts no longer: their call was given up, which counts no attempt that still ran."""
+        with self._roster.lock:
+            self.hedges -= number
+
+    def absorb_failure(self) -> None:
+        """An attempt failed while another one of its call still runs: the call has not failed by that."""
+        with self._roster.lock:
+            self.failures_absorbed += 1
 
     def count_retry(self, event: events.Retried | events.RetryDenied) -> None:
         """Count and announce a retry, or one that the budget denied."""

@@ -313,22 +313,27 @@ def call(
     state: RetryState | None = None
     tried = TriedNodes(pick)
     while True:
-        if hedge_after is None:
-            try:
+        try:
+            if hedge_after is None:
                 verdict = yield attempt
-            except BaseException:
-                pick.release(_IGNORED)
-                raise
-            assert type(verdict) is Verdict, "an attempt is answered with its verdict"
-        else:
-            attempt, verdict = yield from _race(balancer, attempt, retry, tried, limits, try_pick)
-            pick = attempt.pick
+                assert type(verdict) is Verdict, "an attempt is answered with its verdict"
+            else:
+                attempt, verdict = yield from _race(balancer, attempt, retry, tried, limits, try_pick)
+                pick = attempt.pick
+        except BaseException:
+            pick.release(_IGNORED)
+            if throttle is not None:
+                balancer.accepted()  # at least, it was not turned away
+            raise
         now = balancer.clock()
         attempt.trace.attempts.append(Tried(pick.node.endpoint, verdict.reason, now - pick.started))
+        outcome = verdict.outcome
+        if outcome is _RETRYABLE and deadline is not None and balancer.cut_short(pick.started, deadline, now):
+            outcome = _IGNORED  # it was the caller who had no time
         if whole:
-            pick.release(verdict.outcome, verdict.reason, now, verdict.cause)
+            pick.release(outcome, verdict.reason, now, verdict.cause)
         else:
-            pick.observe(verdict.outcome, verdict.reason, now, verdict.cause)
+            pick.observe(outcome, verdict.reason, now, verdict.cause)
         if verdict.outcome is not _RETRYABLE:
             if throttle is not None:
                 balancer.accepted()  # a failure of the application took work, too
@@ -434,9 +439,12 @@ def _race(
             trace.attempts.append(Tried(pick.endpoint, ended.verdict.reason, now - pick.started))
             pick.release(ended.verdict.outcome, ended.verdict.reason, now, ended.verdict.cause)
             tried.append(pick.node)
+            if ended.verdict.outcome is not _IGNORED:
+                balancer.absorb_failure()
             if not ended.verdict.sent:
                 balancer.unreachable(pick.node)
     except BaseException:
         for each in running:
             each.pick.release(_IGNORED)
+        balancer.forget_hedges(len(running) - 1)
         raise

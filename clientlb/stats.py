@@ -147,7 +147,7 @@ def summarise(balancer: Balancer, everything: Counted) -> ServiceStats:
         service=balancer.service,
         in_flight=sum(node.in_flight for node in everybody),
         calls=sum(counts) - retries - balancer.hedges,
-        failures=max(0, failures - retries),
+        failures=max(0, failures - retries - balancer.failures_absorbed),
         retries=retries,
         retries_denied=balancer.retries_denied,
         hedges=balancer.hedges,
