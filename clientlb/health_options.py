@@ -140,7 +140,7 @@ class HealthOptions:
         panic_below: When a smaller share of the endpoints is healthy, all are used whatever their state (Envoy: 0.5;
             default 0: only when none is healthy, for else a dead endpoint gets calls while a healthy one exists).
         suspend: Eject nobody while the trouble looks like our own: most endpoints fail at once after this process stood
-            still, or most are ejected at once and nobody answers (default True).
+            still, or most are ejected at once and nobody answers; or nobody passes the active check (default True).
         dry_run: Names of rules (`clientlb.health_options.RULES`) that eject nobody and only say so, by the event
             `WouldEject` (default: none).
     """

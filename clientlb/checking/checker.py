@@ -25,7 +25,7 @@ from clientlb.node import Node
 
 _log = logging.getLogger("clientlb.checking")
 
-_AT_ONCE = 64
+_AT_ONCE = 128
 """Checks that may be under way together, over all services."""
 _LOOKUPS = 4
 """Host names that may be looked up together; addresses need no looking up."""
@@ -169,8 +169,7 @@ class _Runner:
     async def _ask(self, check: Check, service: str, endpoint: Endpoint) -> str | None:
         """Check an endpoint once. Returns why it failed, or None."""
         try:
-            async with asyncio.timeout(check.timeout):
-                await ask(check, service, endpoint, self._asked)
+            await ask(check, service, endpoint, self._asked)
         except Exception as error:
             return words_of(error, check)
         return None

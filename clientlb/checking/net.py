@@ -39,10 +39,13 @@ def close_inherited(asked: Asked) -> None:
 
 
 async def ask(check: Check, service: str, endpoint: Endpoint, asked: Asked) -> None:
-    """Check an endpoint once."""
-    async with _connected(endpoint.host, check.port or endpoint.port, asked) as connection:
+    """Check an endpoint once, within the timeout."""
+    async with (
+        asyncio.timeout(check.timeout) as deadline,
+        _connected(endpoint.host, check.port or endpoint.port, asked) as connection,
+    ):
         if isinstance(check, HttpCheck):
-            await _ask_http(check, service, endpoint, connection, asked)
+            await _ask_http(check, service, endpoint, connection, asked, deadline)
 
 
 def words_of(error: BaseException, check: Check) -> str:
@@ -91,7 +94,12 @@ async def _connected(host: str, port: int, asked: Asked) -> AsyncIterator[socket
 
 
 async def _ask_http(
-    check: HttpCheck, service: str, endpoint: Endpoint, connection: socket.socket, asked: Asked
+    check: HttpCheck,
+    service: str,
+    endpoint: Endpoint,
+    connection: socket.socket,
+    asked: Asked,
+    deadline: asyncio.Timeout,
 ) -> None:
     name = check.server_name or (service if _HOST(service) else endpoint.host)
     secure = endpoint.secure if check.secure is None else check.secure
@@ -107,6 +115,7 @@ async def _ask_http(
         status = await _status(reader)
         if status not in check.statuses:
             raise ValueError(f"answered {status}")
+        deadline.reschedule(None)
         await _drain(reader)
     finally:
         writer.transport.abort()

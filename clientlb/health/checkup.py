@@ -12,6 +12,10 @@ FAILING holds the breaker open, whatever calls find out: no time ends that, no p
 passing ends an ejection by another rule depends on what that says about the trouble. It does if checks had failed, too
 (they see what calls saw), and if connections could not be made (a check makes one). It does not if checks passed all
 the while: a server whose health page is fine while its calls fail would be back, and out again, with every check.
+
+A check that nobody passes helps nobody to choose: a database behind all of them is down, our network is cut, or the
+path is wrong. So an endpoint is held only while another one passes, and when all fail, all are let go: if they were
+held, the first one back would get all the calls until the others are back. `HealthOptions.suspend` turns that off.
 """
 
 from __future__ import annotations
@@ -97,6 +101,17 @@ class Checkup:
         if self.last is not None and self.last.final:
             return f"active check failed: {reason}"
         return f"active check failed {self.failures} time{'s' if self.failures > 1 else ''}: {reason}"
+
+
+def passes_checks(breaker: Breaker) -> bool:
+    """Whether an endpoint is known to pass, so that checks can be passed."""
+    checkup = breaker.checkup
+    return checkup is not None and not checkup.failing and checkup.passes > 0
+
+
+def fails_checks(breaker: Breaker) -> bool:
+    """Whether an endpoint is known to fail."""
+    return breaker.checkup is not None and breaker.checkup.failing
 
 
 def first_delay(joiners: int, options: Check, rng: random.Random) -> float:

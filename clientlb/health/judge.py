@@ -9,7 +9,7 @@ and once in ten seconds the figures of all.
     ratio         fewer than 80 % of 10 calls or more in 10 s succeed     most_ejected, never the last healthy one
     outlier       its success rate is far below that of its peers         the same
     slow          most of its calls are slower than nearly all of theirs  the same
-    check         its active check fails: `clientlb.health.checkup`       nothing
+    check         its active check fails: `clientlb.health.checkup`       nobody's check passes: then no one
 
 All methods are called under the balancer's lock. Those that return a truth say whether the state of a breaker changed.
 The garbage collector may end an abandoned call, and so come in here, in the middle of any of them.
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 from clientlb import events
 from clientlb.check_options import Check
 from clientlb.health.breaker import State
-from clientlb.health.checkup import Checkup, Finding
+from clientlb.health.checkup import Checkup, Finding, fails_checks, passes_checks
 from clientlb.health.doubt import Doubt
 from clientlb.health.outlier import failing, slow
 from clientlb.health.window import Window
@@ -82,6 +82,8 @@ class Judge:
         self._swept = figures.began
         self._would: dict[tuple[Node, str], float] = {}
         self._passed_checks = 0
+        self._checks_void = False  # nobody passes
+        self._spared = False  # somebody failed and was not held for that
 
     # ------------------------------------------------------------------ what falls due
 
@@ -200,34 +202,57 @@ class Judge:
                 self._note(events.WouldEject(self._service, node.endpoint, "check", checkup.why))
             return False
         if finding.passed:
-            return self._check_passed(node, checkup, check, now)
-        return checkup.failing and self._hold(node, checkup, now)
+            return self._check_passed(node, checkup, check, finding, now)
+        return checkup.failing and self._check_failed(node, checkup, now)
 
-    def _check_passed(self, node: Node, checkup: Checkup, check: Check, now: float) -> bool:
-        assert checkup.last is not None
+    def _check_passed(self, node: Node, checkup: Checkup, check: Check, finding: Finding, now: float) -> bool:
         self._passed_checks += 1
-        if self._doubt.ends(checkup.last.began):
+        if self._doubt.ends(finding.began):
             self._resume(now)  # somebody answers, so the trouble is not our own
-        if not checkup.ends(node.breaker, check):
-            return False
-        node.breaker.close(now)
-        self._restored(node, now)
-        return True
+        changed = checkup.ends(node.breaker, check)
+        if changed:
+            node.breaker.close(now)
+            self._restored(node, now)
+        if self._spared and not checkup.failing:
+            self._spared = self._checks_void = False
+            for other in self.nodes:  # who is asked again is judged then; these will say nothing new
+                theirs = other.breaker.checkup
+                if theirs is not None and theirs.failing and theirs.last is not None and theirs.last.final:
+                    changed |= self._hold(other, theirs, now)
+        return changed
+
+    def _check_failed(self, node: Node, checkup: Checkup, now: float) -> bool:
+        if not self.options.suspend:
+            return self._hold(node, checkup, now)
+        if all(fails_checks(other.breaker) for other in self.nodes):
+            return self._void_checks(now)
+        if node.breaker.held or any(passes_checks(other.breaker) for other in self.nodes):
+            return self._hold(node, checkup, now)
+        self._spared = True
+        return False
+
+    def _void_checks(self, now: float) -> bool:
+        """Let nobody be held by its check: nobody's passes, so they are no help in choosing."""
+        if not self._checks_void:
+            self._spared = self._checks_void = True
+            self._note(events.Panicked(self._service, len(self.nodes)))
+        held = [node for node in self.ejected if node.breaker.held]
+        for node in held:
+            node.breaker.close(now)
+            self._restored(node, now)
+        return bool(held)
 
     def _hold(self, node: Node, checkup: Checkup, now: float) -> bool:
         """Let an endpoint get no calls until its check passes, also no probe if it is ejected already."""
         breaker = node.breaker
-        if self._doubt.suspended_at is not None:
-            return False
-        held, was_closed = breaker.held, breaker.state is _CLOSED
         breaker.reason = checkup.why
-        if held:
+        if breaker.held:
             return False
+        if breaker.state is _CLOSED:
+            self.ejected = (*self.ejected, node)
         breaker.hold(now)
         breaker.rule = "check"
         node.troubled = True
-        if was_closed:
-            self.ejected = (*self.ejected, node)
         self._note(events.Ejected(self._service, node.endpoint, breaker.reason, inf, "check"))
         return True
 
@@ -337,7 +362,7 @@ class Judge:
         for node in excused:
             breaker = node.breaker
             breaker.excused = True
-            if breaker.state is not _CLOSED:
+            if breaker.state is not _CLOSED and not breaker.held:
                 breaker.close(now)
                 self._note(events.Restored(self._service, node.endpoint))
         for node in self.nodes:
@@ -357,7 +382,9 @@ class Judge:
     def suspended(self, now: float) -> str | None:
         """Why nobody is ejected at the moment, if that is so; for people."""
         since = self._doubt.suspended_at
-        return None if since is None else f"nobody is ejected for {now - since:.1f} s now: {self._why_suspended}"
+        if since is not None:
+            return f"nobody is ejected for {now - since:.1f} s now: {self._why_suspended}"
+        return "nobody passes the active check, so nobody is ejected for that" if self._checks_void else None
 
     # ------------------------------------------------------------------ once in ten seconds
 

@@ -13,15 +13,18 @@ from clientlb.testing import FakeClock
 
 
 class Bench:
-    """A balancer of three endpoints with a clock, a memory for its events, and checks that say what they are told."""
+    """A balancer with a clock, a memory for its events, and checks that say what they are told. All passed one."""
 
-    def __init__(self, endpoints: int = 3, **health: Any) -> None:
+    def __init__(self, endpoints: int = 3, *, passing: bool = True, **health: Any) -> None:
         self.clock = FakeClock()
         self.events: list[events.Event] = []
         health.setdefault("check", TcpCheck())
         options = Options(policy="round_robin", health=HealthOptions(**health))
         self.balancer = Balancer("orders", options, emit=self.events.append, clock=self.clock, rng=random.Random(1))
         self.balancer.update([Endpoint("10.0.0.1", port) for port in range(1, endpoints + 1)])
+        if passing:
+            for port in range(1, endpoints + 1):
+                self.check(port, "+")
 
     def node(self, port: int) -> Any:
         return next(node for node in self.balancer.nodes if node.endpoint.port == port)
@@ -139,8 +142,63 @@ def test_no_call_probes_whom_a_check_holds_out() -> None:
     assert bench.seen(events.Probing) == []
 
 
-def test_when_all_checks_fail_everybody_is_used_and_no_call_ends_that() -> None:
+def test_when_all_checks_fail_nobody_is_held_until_one_passes() -> None:
     bench = Bench()
+    for port in (1, 2):
+        bench.check(port, "---")
+    assert bench.picked() == {3}
+    bench.check(3, "--")
+    assert bench.picked() == {3}
+    bench.check(3, "-")
+    assert bench.picked() == {1, 2, 3}
+    assert [event.size for event in bench.seen(events.Panicked)] == [3]
+    assert "may be picked (0 in flight; active check failed 3 times: connection refused" in bench.balancer.explain()
+    assert "nobody passes the active check, so nobody is ejected for that" in bench.balancer.explain()
+    for port in (1, 2, 3):
+        bench.check(port, "--+--")
+    assert bench.picked() == {1, 2, 3}
+    assert len(bench.seen(events.Panicked)) == 1
+    bench.check(2, "++")
+    assert bench.picked() == {1, 2, 3}, "the others are given the time of one check"
+    bench.check(1, "+")
+    bench.check(3, "-")
+    assert bench.picked() == {1, 2}
+
+
+def test_where_no_check_was_ever_passed_nobody_is_held() -> None:
+    bench = Bench(passing=False)
+    bench.check(1, "------")
+    assert bench.picked() == {1, 2, 3}
+    assert bench.seen(events.Panicked) == []
+    bench.check(2, "+")
+    bench.check(1, "-")
+    assert bench.picked() == {2, 3}
+
+
+def test_one_slip_of_the_last_one_that_passes_lets_nobody_else_back() -> None:
+    bench = Bench(2)
+    bench.check(1, "---")
+    bench.check(2, "--")
+    bench.check(1, "--")
+    assert bench.picked() == {2}
+
+
+def test_what_servers_say_themselves_is_heard_again_when_one_passes() -> None:
+    bench = Bench(passing=False)
+    said: dict[str, Any] = {"final": True, "next_at": None, "reason": "it says NOT_SERVING"}
+    bench.check(1, "-", **said)
+    assert bench.picked() == {1, 2, 3}
+    bench.check(2, "-", **said)
+    bench.check(3, "+", **said)
+    assert bench.picked() == {3}
+    bench.check(3, "-", **said)
+    assert bench.picked() == {1, 2, 3}
+    bench.check(1, "+", **said)
+    assert bench.picked() == {1}
+
+
+def test_if_nothing_is_to_be_suspended_everybody_is_used_in_panic_and_no_call_ends_that() -> None:
+    bench = Bench(suspend=False)
     for port in (1, 2, 3):
         bench.check(port, "---")
     assert bench.picked() == {1, 2, 3}
@@ -220,18 +278,14 @@ def test_a_check_that_fails_takes_over_from_a_probe_under_way() -> None:
     assert [event.rule for event in bench.seen(events.Ejected)] == ["consecutive", "check"]
 
 
-def test_while_the_trouble_is_our_own_no_check_ejects_and_one_that_passes_ends_that() -> None:
+def test_a_check_that_passes_ends_the_doubt_whether_the_trouble_is_our_own() -> None:
     bench = Bench()
     for port in (1, 2):
         bench.call(port, "-----")
     assert len(bench.seen(events.EjectionSuspended)) == 1
     restored = len(bench.seen(events.Restored))
-    bench.check(1, "---")
-    assert bench.verdict(1).startswith("may be picked")
     bench.check(3, "+")
     assert len(bench.seen(events.EjectionResumed)) == 1
-    bench.check(1, "-")
-    assert bench.verdict(1).startswith("ejected 0.0 s ago: active check failed 4 times")
     assert len(bench.seen(events.Restored)) == restored
 
 
