@@ -565,12 +565,13 @@ class Balancer:
         if not names:
             return tried
         spoilt = {(name, shared) for node in tried for name in names if (shared := _described(node, name))}
-        near = tried.and_also(
+        near = [
             node
             for node in self._roster.nodes
             if node not in tried and any((name, _described(node, name)) in spoilt for name in names)
-        )
-        return near if self.has_untried(near) else tried
+        ]
+        both = tried.and_also(near, tried=False)
+        return both if self.has_untried(both) else tried
 
     def admit(self) -> bool:
         """Whether a call may be made; False refuses it, because the service turns most calls away."""

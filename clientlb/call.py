@@ -412,7 +412,7 @@ def _race(
             answer = yield step
             step = _AWAIT
             if answer is LATE:
-                busy = tried.and_also(each.pick.node for each in running)
+                busy = tried.and_also([each.pick.node for each in running], tried=True)
                 pick = balancer.try_hedge(busy, retry.avoid, try_pick)
                 if pick is not None:
                     step = hedge = Attempt(pick, attempt.number + begun, trace)

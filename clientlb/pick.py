@@ -6,7 +6,7 @@ the stream ends: the call is no longer in flight. A plain call does both with on
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -109,14 +109,26 @@ class Pick:
 
 
 class TriedNodes(list[Node]):
-    """The nodes that a call has tried, for `Balancer.try_pick(exclude)`, and the pick with which it began."""
+    """The nodes that a call keeps away from, for `Balancer.try_pick(exclude)`, and the pick with which it began.
 
-    __slots__ = ("first",)
+    Args:
+        first: That pick.
+        nodes: Those that were tried, and perhaps others besides.
+        others: How many others.
+    """
 
-    def __init__(self, first: Pick, nodes: Iterable[Node] = ()) -> None:
+    __slots__ = ("first", "others")
+
+    def __init__(self, first: Pick, nodes: Iterable[Node] = (), others: int = 0) -> None:
         super().__init__(nodes)
         self.first: Pick = first
+        self.others: int = others
 
-    def and_also(self, nodes: Iterable[Node]) -> TriedNodes:
-        """A copy with more nodes."""
-        return TriedNodes(self.first, [*self, *nodes])
+    @property
+    def attempts(self) -> int:
+        """How often the call was tried."""
+        return len(self) - self.others
+
+    def and_also(self, nodes: Collection[Node], *, tried: bool) -> TriedNodes:
+        """A copy with more nodes, tried or not."""
+        return TriedNodes(self.first, [*self, *nodes], self.others + (0 if tried else len(nodes)))

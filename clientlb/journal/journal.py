@@ -79,7 +79,7 @@ class Record:
         self.held: float | None = None
         first: Record | None = getattr(exclude.first, "record", None) if isinstance(exclude, TriedNodes) else None
         self.call: int = number if first is None else first.number
-        self.attempt: int = len(exclude) + 1
+        self.attempt: int = (exclude.attempts if isinstance(exclude, TriedNodes) else len(exclude)) + 1
         self._endpoint = pick.node.endpoint
         self._started = pick.started
         self._considered = considered
@@ -149,7 +149,7 @@ class Journal:
         self._writer: JournalWriter | None = None
         self._number = 0
         self._start_anew()
-        self._report, self._leave = balancer.report, balancer.leave
+        self._report, self._leave, self._supersede = balancer.report, balancer.leave, balancer.supersede
         self._pick_with_care, self._try_pick_for = balancer._pick_with_care, balancer.try_pick_for
         balancer._roster.node_type = self._gaze.node_type
         for name, method in (
@@ -158,6 +158,7 @@ class Journal:
             ("_pick_with_care", self._recorded_pick),
             ("report", self._recorded_report),
             ("leave", self._recorded_leave),
+            ("supersede", self._recorded_supersede),
         ):
             setattr(balancer, name, method)
 
@@ -256,6 +257,14 @@ class Journal:
         with self._gaze.averted():
             self._leave(pick)
         self._ended(pick.record, self._clock() - pick.started)
+
+    def _recorded_supersede(self, pick: Pick, now: float) -> None:
+        with self._gaze.averted():
+            self._supersede(pick, now)
+        record = pick.record
+        record.outcome, record.reason = Outcome.IGNORED, "superseded"
+        record.latency = now - pick.started
+        self._ended(record, record.latency)
 
     def _ended(self, record: Record, held: float) -> None:
         record.held = held

@@ -5,7 +5,18 @@ import random
 
 import pytest
 
-from clientlb import Balancer, BudgetOptions, Endpoint, HedgeOptions, Options, Outcome, RetryOptions, Verdict, events
+from clientlb import (
+    Balancer,
+    BudgetOptions,
+    Endpoint,
+    HedgeOptions,
+    JournalOptions,
+    Options,
+    Outcome,
+    RetryOptions,
+    Verdict,
+    events,
+)
 from clientlb.call import LATE, Attempt, Await, Ended, Sleep, call
 from clientlb.outcome import SUCCEEDED
 from clientlb.retry.policy import Refusal
@@ -190,7 +201,7 @@ def test_no_hedge_without_budget():
 
 
 def test_hedges_and_retries_share_the_budget():
-    bench = Bench(budget=BudgetOptions(ratio=0, reserve=1, window=1))
+    bench = Bench(budget=BudgetOptions(ratio=0, reserve=0.1))
     steps = bench.call()
     first = next(steps)
     second = steps.send(LATE)
@@ -251,6 +262,25 @@ def test_an_unreachable_endpoint_is_said_so_even_if_the_other_wins():
     assert told == [second.pick.node]
 
 
+def test_the_journal_has_all_attempts_of_a_hedged_call():
+    options = Options(retry=RetryOptions(hedge=HedgeOptions(delay=0.1), avoid=("zone",)), journal=JournalOptions())
+    clock = FakeClock()
+    balancer = Balancer("orders", options, clock=clock, rng=random.Random(1))
+    balancer.update([Endpoint("h", port, zone="ab"[port % 2]) for port in range(1, 7)])
+    steps = call(balancer, idempotent=True, whole=True)
+    next(steps)
+    clock.advance(0.1)
+    second = steps.send(LATE)
+    clock.advance(0.2)
+    steps.send(Ended(second, SUCCEEDED))
+    overtaken, winner = balancer.journal.entries()
+    assert (overtaken.outcome, overtaken.reason, overtaken.latency) == ("ignored", "superseded", pytest.approx(0.3))
+    assert (winner.outcome, winner.latency) == ("success", pytest.approx(0.2))
+    assert (overtaken.call, overtaken.attempt) == (winner.call, 1)
+    assert winner.attempt == 2
+    assert len(winner.excluded) == 3, "the zone of the first"
+
+
 class TestPercentile:
     def feed(self, bench, seconds, times):
         for _ in range(times):
@@ -279,7 +309,7 @@ class TestPercentile:
 @pytest.mark.parametrize("seed", range(20))
 def test_whatever_happens_nothing_stays_in_flight_and_no_attempt_repeats_an_endpoint_that_runs(seed):
     rng = random.Random(seed)
-    bench = Bench(endpoints=5, hedge=HedgeOptions(delay=0.01, at_most=3))
+    bench = Bench(5, HedgeOptions(delay=0.01, at_most=3), budget=BudgetOptions(ratio=1.0, reserve=10))
     given_up = 0
     for _ in range(100):
         steps = bench.call(whole=True)
