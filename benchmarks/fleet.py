@@ -13,6 +13,8 @@ are in milliseconds; 5000 is the deadline, so a percentile of 5000 is an error. 
     black_hole.swallowed        calls that a server which answers nothing still gets, per client and minute
     *.offered_load              attempts / calls while every call fails
     *.recovery_s                seconds from the end of the outage until 99 % of the calls succeed again
+    tail.hedged_p999_over_not   p99.9 with a second attempt at p95 / without; hedged_load: attempts per call
+    flood.sent_per_accepted     what servers get at ten times what they can do, per call that they take, if throttled
     correlated.ejections        endpoints ejected because the client's own process stood still
 """
 
@@ -53,6 +55,8 @@ COMPARED = {
     "small": EVERYBODY,
     "buoyant": (*POLICY_NAMES, "ll"),
     "c3": EVERYBODY,
+    "tail": (DEFAULT, "p2c", "round_robin"),
+    "flood": (DEFAULT,),
 }
 """Policies beside the default, where there is something to compare. Elsewhere: the default, round robin and prequal."""
 MORE_SEEDS = {"small": 3}
@@ -64,7 +68,7 @@ QUICKLY = {
     "harsh": (DEFAULT, "prequal"),
     "small": (DEFAULT, "prequal"),
     **dict.fromkeys(("buoyant", "sinkhole", "black-hole", "restart-storm", "retry-storm", "outage"), (DEFAULT,)),
-    "correlated": (DEFAULT,),
+    **dict.fromkeys(("tail", "flood", "correlated"), (DEFAULT,)),
 }
 PUBLISHED = {
     ("70 % mid", "p90_ms"): 149,
@@ -120,13 +124,15 @@ def run(job: Job) -> Figures:
     }
 
 
-def jobs(only: list[str] | None, policies: list[str] | None, seeds: int, quick: bool) -> Iterator[Job]:
+def jobs(
+    only: list[str] | None, policies: list[str] | None, seeds: int, quick: bool, points: list[str] | None = None
+) -> Iterator[Job]:
     others = (DEFAULT, "round_robin", "prequal")
     for scenario in only or (QUICKLY if quick else SCENARIOS):
         compared = QUICKLY.get(scenario, (DEFAULT,)) if quick else COMPARED.get(scenario, others)
         runs = seeds * MORE_SEEDS.get(scenario, 1) if not quick else seeds
         for point in SCENARIOS[scenario].points:
-            if quick and scenario == "fig6" and point != TOP:
+            if (quick and scenario == "fig6" and point != TOP) or (points and point not in points):
                 continue
             for policy in policies or compared:
                 for seed in range(1, runs + 1):
@@ -207,6 +213,13 @@ def add_targets(report: common.Report, table: Table) -> None:
     figure("outage.offered_load", "outage", "errors", "offered load", 1.2, "1.1: SRE book, 3: without a budget")
     figure("outage.recovery_s", "outage", "errors", "recovery (s)", 5)
     lost("restart_storm", "restart-storm", "20x50")
+    slow, hedged = (table.get("tail", point, "p999_ms") for point in ("not hedged", "hedged at p95"))
+    if slow and hedged:
+        anchor = "0.04: The Tail at Scale, hedged after 10 ms"
+        noise = hedged[0] / slow[0] * math.hypot(hedged[1] / hedged[0], slow[1] / slow[0])
+        report.add("tail.hedged_p999_over_not", hedged[0] / slow[0], anchor=anchor, noise=noise or None)
+    figure("tail.hedged_load", "tail", "hedged at p95", "attempts_per_call", 1.06, "1.05: The Tail at Scale")
+    figure("flood.sent_per_accepted", "flood", "throttled, no retries", "sent per accepted call", 2.1, "2: SRE book")
     figure("correlated.ejections", "correlated", "one pause", "ejections", 0)
     figure("correlated.crawling.ejections", "correlated", "crawling", "ejections", 0)
 
@@ -222,12 +235,13 @@ def main() -> None:
         "--policy", action="append", choices=(*EVERYBODY, *SWEEPS), metavar="P", help="only this one; may be repeated"
     )
     parser.add_argument("--only", action="append", choices=SCENARIOS, metavar="SCENARIO", help="may be repeated")
+    parser.add_argument("--point", action="append", metavar="POINT", help='only this one, such as "4x10"')
     parser.add_argument(
         "--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (default: all cores)"
     )
     arguments = parser.parse_args()
     seeds = arguments.seeds or (1 if arguments.quick else 3)
-    planned = list(jobs(arguments.only, arguments.policy, seeds, arguments.quick))
+    planned = list(jobs(arguments.only, arguments.policy, seeds, arguments.quick, arguments.point))
     runs = Counter(job.key for job in planned)
     table = Table()
     columns = ("p50_ms", "p90_ms", "p99_ms", "p999_ms", "lost_share", "ejections", "in_flight_p99")

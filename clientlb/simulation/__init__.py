@@ -11,8 +11,8 @@ generator of random numbers of its own, and every call is the generator of `clie
 to the last bit. 25 seconds of 100 clients and 100 servers take about ten seconds of one core.
 
 General layout: `loop` has the virtual clock, `server` and `client` are the two ends of a call, `setting` says what a
-fleet is made of, `world` brings it to life, `record` has what happened, `scenarios` the list of experiments, `plot`
-pictures of them. `clientlb simulate` is the command.
+fleet is made of, `incidents` what goes wrong in it, `world` brings it to life, `record` has what happened, `scenarios`
+the list of experiments, `plot` pictures of them. `clientlb simulate` is the command.
 """
 
 from clientlb.simulation.record import Moment, Result

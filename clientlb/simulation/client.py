@@ -1,20 +1,22 @@
 """A simulated client: the shipped balancer and the shipped life of a call, driven by events instead of by a thread.
 
-This is the third loop over `clientlb.call.call`, beside the two in `clientlb.drive`. It decides nothing: which server,
-whether again and when, all that is the library's own code with the loop's clock and a random generator of its own.
+This is another loop over `clientlb.call.call`, beside those in `clientlb.drive` and `clientlb.hedging`. It decides
+nothing: which server, whether again and when, all that is the library's own code with the loop's clock and a random
+generator of its own.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from math import inf
 from typing import Final
 
 from clientlb.balancer import Balancer
-from clientlb.call import Attempt, Sleep, Step, Steps, Wait, call
+from clientlb.call import LATE, Attempt, Await, Ended, Sleep, Step, Steps, Wait, call
 from clientlb.errors import ClientLBError
 from clientlb.events import Event
-from clientlb.options import NO_RETRIES, Options
+from clientlb.options import NO_RETRIES, Options, RetryOptions
 from clientlb.outcome import Outcome, Verdict
 from clientlb.simulation.loop import Loop
 from clientlb.simulation.record import Record
@@ -59,9 +61,9 @@ class Client:
         self._servers = servers
         self._record = record
         self._deadline = setting.deadline
-        self._attempt_timeout = setting.attempt_timeout or inf
+        self._attempt_timeout = setting.attempt_timeout
         self._round_trip = setting.round_trip
-        self._retry = None if setting.retries else NO_RETRIES
+        self._retry = _retry_options(setting, options)
         self.balancer: Balancer = Balancer("simulated", options, emit=self._note, clock=loop.clock, rng=rng)
 
     def begin(self, work: float) -> None:
@@ -71,8 +73,15 @@ class Client:
             self._loop.at(self.stalled_until, self.begin, work)
             return
         deadline = now + self._deadline
-        steps = call(self.balancer, idempotent=True, retry=self._retry, deadline=deadline, whole=True)
-        running = _Running(self, steps, now, deadline, work)
+        steps = call(
+            self.balancer,
+            idempotent=True,
+            retry=self._retry,
+            deadline=deadline,
+            attempt_timeout=self._attempt_timeout,
+            whole=True,
+        )
+        running = _Running(self, steps, now, work)
         self._record.call_began(now)
         try:
             step = next(steps)
@@ -86,11 +95,16 @@ class Client:
         if type(step) is Attempt:
             now = self._loop.now
             server = self._servers[step.pick.node.endpoint.id]
-            attempt = _InFlight(running, server, min(now + self._attempt_timeout, running.deadline))
+            attempt = _InFlight(running, server, step)
             self._record.attempt(now, server)
             self._loop.at(attempt.expires, _InFlight.expire, attempt)
+            if step.hedge_after is not None:
+                self._loop.after(step.hedge_after, self._late, attempt)
+            if running.racing is not None or step.hedge_after is not None:
+                running.racing = [*(running.racing or ()), attempt]
+                running.latest = attempt
             server.arrive(attempt, running.work)
-        else:
+        elif type(step) is not Await:
             assert isinstance(step, (Sleep, Wait))
             self._loop.after(step.seconds, self._go_on, running)
 
@@ -105,10 +119,24 @@ class Client:
         else:
             self._take(running, step)
 
-    def judge(self, running: _Running, verdict: Verdict) -> None:
+    def _late(self, attempt: _InFlight) -> None:
+        """Another attempt may start beside this one, unless it has ended, or one has started already."""
+        running = attempt.running
+        if not running.racing or running.latest is not attempt:
+            return
+        if self._loop.now < self.stalled_until:
+            self._loop.at(self.stalled_until, self._late, attempt)
+        else:
+            self._take(running, running.steps.send(LATE))
+
+    def judge(self, attempt: _InFlight, verdict: Verdict) -> None:
         """Let the end of an attempt reach its call."""
+        running = attempt.running
+        racing = running.racing
+        if racing is not None:
+            racing.remove(attempt)
         try:
-            step = running.steps.send(verdict)
+            step = running.steps.send(verdict if racing is None else Ended(attempt.step, verdict))
         except ClientLBError:
             self._end(running, False)
             return
@@ -119,34 +147,52 @@ class Client:
 
     def _end(self, running: _Running, success: bool) -> None:
         running.steps.close()
+        for superseded in running.racing or ():
+            superseded.cancel()
+        running.racing = None
         self._record.call_ended(running.began, self._loop.now - running.began if success else inf)
 
     def _note(self, event: Event) -> None:
         self._record.event(self._loop.now, event)
 
 
+def _retry_options(setting: Setting, options: Options) -> RetryOptions | None:
+    """The options of every call; None leaves that to the balancer."""
+    if not setting.retries:
+        return NO_RETRIES
+    return None if setting.hedge is None else dataclasses.replace(options.retry, hedge=setting.hedge)
+
+
 class _Running:
-    """A call that has begun and not ended."""
+    """A call that has begun and not ended.
 
-    __slots__ = ("began", "client", "deadline", "steps", "work")
+    Attributes:
+        racing: Its attempts in flight, if it may have several of them.
+        latest: The last one that has started.
+    """
 
-    def __init__(self, client: Client, steps: Steps, began: float, deadline: float, work: float) -> None:
+    __slots__ = ("began", "client", "latest", "racing", "steps", "work")
+
+    def __init__(self, client: Client, steps: Steps, began: float, work: float) -> None:
         self.client: Client = client
         self.steps: Steps = steps
         self.began: float = began
-        self.deadline: float = deadline
         self.work: float = work
+        self.racing: list[_InFlight] | None = None
+        self.latest: _InFlight | None = None
 
 
 class _InFlight:
     """One attempt between client and server. A `Query` for the server."""
 
-    __slots__ = ("arrived_at", "ends_at", "expires", "found", "over", "running", "server", "verdict")
+    __slots__ = ("arrived_at", "ends_at", "expires", "found", "over", "running", "server", "step", "verdict")
 
-    def __init__(self, running: _Running, server: Server, expires: float) -> None:
+    def __init__(self, running: _Running, server: Server, step: Attempt) -> None:
         self.running: _Running = running
         self.server: Server = server
-        self.expires: float = expires
+        self.step: Attempt = step
+        assert step.expires is not None, "every simulated call has a deadline"
+        self.expires: float = step.expires
         self.over: bool = False
         self.verdict: Verdict = TIMED_OUT
         self.ends_at: float = inf
@@ -172,7 +218,7 @@ class _InFlight:
                 client._loop.at(stalled_until, _InFlight.seen, self)
             return
         self.over = True
-        client.judge(self.running, self.verdict)
+        client.judge(self, self.verdict)
 
     def expire(self) -> None:
         """The client has waited long enough, if the answer is not there yet."""
@@ -182,6 +228,10 @@ class _InFlight:
         if client._loop.now < client.stalled_until:
             client._loop.at(client.stalled_until, _InFlight.expire, self)
             return
+        self.cancel()
+        client.judge(self, TIMED_OUT)
+
+    def cancel(self) -> None:
+        """Nobody waits for the answer any more."""
         self.over = True
         self.server.abandon(self)
-        client.judge(self.running, TIMED_OUT)

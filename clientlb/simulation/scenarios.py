@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
 
+from clientlb.options import HedgeOptions, ThrottleOptions
+from clientlb.simulation import incidents
 from clientlb.simulation.record import Result
-from clientlb.simulation.server import Condition, Server
 from clientlb.simulation.setting import HARSH, MID, MILD, ClippedNormal, Exponential, Setting, Steady
-from clientlb.simulation.world import World
 
 
 def _no_figures(result: Result) -> dict[str, float]:
@@ -38,127 +38,6 @@ class Scenario:
     figures: Callable[[Result], dict[str, float]] = _no_figures
 
 
-# ---------------------------------------------------------------------- what goes wrong
-
-
-def _sinkhole(world: World, count: int) -> None:
-    for server in world.servers[:count]:
-        world.at(world.setting.warm_up, partial(setattr, server, "condition", Condition.FAILING))
-
-
-def _black_hole(world: World, count: int) -> None:
-    for server in world.servers[:count]:
-        world.at(world.setting.warm_up, server.fall_silent)
-
-
-def _one_slow(world: World) -> None:
-    for moment, least_work in ((15.0, 2.0), (45.0, 0.0)):
-        world.at(moment, partial(setattr, world.servers[0], "least_work", least_work))
-
-
-def _fluctuating(world: World, every: float, fastest: float) -> None:
-    rng = world.rng("fluctuation")
-
-    def redraw() -> None:
-        for server in world.servers:
-            server.speed = rng.choice((1.0, fastest))
-        world.at(world.loop.now + every, redraw)
-
-    world.at(0.0, redraw)
-
-
-def _come_cold(world: World, server: Server) -> None:
-    """Let a new server begin three times slower than it will be after ten seconds."""
-    warm = server.speed
-    server.speed = warm / 3.0
-    world.at(world.loop.now + 10.0, partial(setattr, server, "speed", warm))
-
-
-def _rolling_restart(world: World, batch: int, every: float) -> None:
-    """Kill and replace `batch` servers at a time. Discovery drops them after 1 s and has the new ones after 3.5 s."""
-
-    def restart(leaving: list[Server]) -> None:
-        for server in leaving:
-            server.stop()
-        now = world.loop.now
-        world.at(now + 1.0, lambda: world.announce(server for server in world.listed if server not in leaving))
-        world.at(now + 3.0, lambda: arrive(leaving))
-
-    def arrive(left: list[Server]) -> None:
-        fresh = [world.start_server(f"{server.endpoint.id}+", world.host_of(server)) for server in left]
-        for server in fresh:
-            _come_cold(world, server)
-        world.at(world.loop.now + 0.5, lambda: world.announce([*world.listed, *fresh]))
-
-    servers = list(world.servers)
-    for turn, start in enumerate(range(0, len(servers), batch)):
-        world.at(world.setting.warm_up + turn * every, partial(restart, servers[start : start + batch]))
-
-
-def _cold_servers(world: World, count: int) -> None:
-    """Swap servers for new ones that are cold. Nothing breaks: those that leave finish what they have."""
-
-    def swap() -> None:
-        leaving = world.servers[:count]
-        fresh = [world.start_server(f"{server.endpoint.id}+", world.host_of(server)) for server in leaving]
-        for server in fresh:
-            _come_cold(world, server)
-        world.announce([*world.listed[count:], *fresh])
-
-    world.at(world.setting.warm_up, swap)
-
-
-def _zone_failure(world: World, silent: bool) -> None:
-    """A zone is gone. Discovery drops it after 10 s, and has it again when it is back after 20 s."""
-    zone = [server for server in world.servers if server.endpoint.zone == "zone-0"]
-    begins = world.setting.warm_up
-
-    def recover() -> None:
-        for server in zone:
-            server.condition = Condition.SERVING
-        world.announce(world.servers)
-
-    for server in zone:
-        world.at(begins, server.fall_silent if silent else server.stop)
-    world.at(begins + 10.0, lambda: world.announce(server for server in world.servers if server not in zone))
-    world.at(begins + 20.0, recover)
-
-
-def _stale_discovery(world: World, silent: bool) -> None:
-    """Half of the servers move elsewhere, and discovery does not notice."""
-    for server in world.servers[: world.setting.servers // 2]:
-        world.at(world.setting.warm_up, server.fall_silent if silent else server.stop)
-
-
-OUTAGE_AFTER = 5.0
-"""Seconds into what is measured at which an outage of all servers begins."""
-
-
-def _stall(world: World, seconds: float) -> None:
-    begins = world.setting.warm_up + OUTAGE_AFTER
-    for server in world.servers:
-        world.at(begins, partial(setattr, server, "capacity", 0.0))
-        world.at(begins + seconds, partial(setattr, server, "capacity", world.setting.cores))
-
-
-def _fail_all(world: World, seconds: float) -> None:
-    begins = world.setting.warm_up + OUTAGE_AFTER
-    for server in world.servers:
-        world.at(begins, partial(setattr, server, "condition", Condition.FAILING))
-        world.at(begins + seconds, partial(setattr, server, "condition", Condition.SERVING))
-
-
-def _pause_clients(world: World, pauses: int, seconds: float, every: float) -> None:
-    """The clients' own processes stand still, all at once and again and again."""
-
-    def pause() -> None:
-        for client in world.clients:
-            client.stalled_until = world.loop.now + seconds
-
-    for turn in range(pauses):
-        world.at(world.setting.warm_up + 1.0 + turn * every, pause)
-
-
 # ---------------------------------------------------------------------- what is asked of the result
 
 
@@ -176,11 +55,20 @@ def _black_hole_figures(count: int, result: Result) -> dict[str, float]:
 
 def _outage_figures(seconds: float, result: Result) -> dict[str, float]:
     """How much the retries add while everything fails, and how long the fleet takes to get well again."""
-    began = result.setting.warm_up + OUTAGE_AFTER
+    began = result.setting.warm_up + incidents.OUTAGE_AFTER
     ended = began + seconds
     offered = result.attempts(since=began, until=ended) / (result.setting.rate * seconds)
     unwell = [moment.second for moment in result.timeline(0.5) if moment.lost > 0.01 * moment.calls]
     return {"offered load": offered, "recovery (s)": max(0.0, max(unwell, default=ended) + 0.5 - ended)}
+
+
+def _refusal_figures(result: Result) -> dict[str, float]:
+    """What servers are sent for each call that they accept."""
+    accepted = max(1, result.calls - result.lost)
+    return {
+        "sent per accepted call": result.attempts() / accepted,
+        "accepted per second": accepted / result.setting.measured,
+    }
 
 
 # ---------------------------------------------------------------------- the list
@@ -238,7 +126,7 @@ def _scenarios() -> Iterator[Scenario]:
                 round_trip=0.0,
                 warm_up=0.0,
                 measured=60.0,
-                incidents=_one_slow,
+                incidents=incidents.one_slow,
             )
         },
         lambda result: {"success within 1 s": result.within(1.0)},
@@ -257,7 +145,7 @@ def _scenarios() -> Iterator[Scenario]:
                 round_trip=0.002,
                 warm_up=1.0,
                 measured=4.0,
-                incidents=partial(_fluctuating, every=every, fastest=rates[1]),
+                incidents=partial(incidents.fluctuating, every=every, fastest=rates[1]),
             )
             for every in (0.01, 0.1, 0.5)
         },
@@ -272,7 +160,7 @@ def _fast_share(result: Result) -> dict[str, float]:
 
 def _incidents() -> Iterator[Scenario]:
     calm = Setting(antagonists=MILD, load=0.7)
-    sinkhole = replace(calm, incidents=partial(_sinkhole, count=2))
+    sinkhole = replace(calm, incidents=partial(incidents.sinkhole, count=2))
     yield Scenario(
         "sinkhole",
         "100x100, 70 %: two servers answer at once, with errors",
@@ -283,7 +171,7 @@ def _incidents() -> Iterator[Scenario]:
     yield Scenario(
         "black-hole",
         "20x20, 70 %: one server accepts everything and answers nothing; an attempt is given 1 s",
-        {"20x20": replace(some, measured=60.0, incidents=partial(_black_hole, count=1))},
+        {"20x20": replace(some, measured=60.0, incidents=partial(incidents.black_hole, count=1))},
         partial(_black_hole_figures, 1),
     )
     yield Scenario(
@@ -291,14 +179,18 @@ def _incidents() -> Iterator[Scenario]:
         "20x50, 60 %: five servers at a time are killed and come back cold, every 5 s, until all were",
         {
             "20x50": replace(
-                some, servers=50, load=0.6, measured=60.0, incidents=partial(_rolling_restart, batch=5, every=5.0)
+                some,
+                servers=50,
+                load=0.6,
+                measured=60.0,
+                incidents=partial(incidents.rolling_restart, batch=5, every=5.0),
             )
         },
     )
     yield Scenario(
         "cold",
         "20x20, 70 %: four servers are replaced by new ones that are three times slower for 10 s",
-        {"20x20": replace(some, measured=20.0, incidents=partial(_cold_servers, count=4))},
+        {"20x20": replace(some, measured=20.0, incidents=partial(incidents.cold_servers, count=4))},
         lambda result: {"share of the new ones": sum(result.shares[20:])},
     )
     zones = replace(some, servers=30, zones=3, load=0.55, measured=30.0)
@@ -306,8 +198,8 @@ def _incidents() -> Iterator[Scenario]:
         "zone",
         "20x30 in three zones, 55 %: one zone is gone for 20 s, discovery notices after 10 s",
         {
-            "refused": replace(zones, incidents=partial(_zone_failure, silent=False)),
-            "silent": replace(zones, incidents=partial(_zone_failure, silent=True)),
+            "refused": replace(zones, incidents=partial(incidents.zone_failure, silent=False)),
+            "silent": replace(zones, incidents=partial(incidents.zone_failure, silent=True)),
         },
     )
     stale = replace(some, load=0.4)
@@ -315,8 +207,8 @@ def _incidents() -> Iterator[Scenario]:
         "stale",
         "20x20, 40 %: half of the servers are gone and discovery names them still",
         {
-            "refused": replace(stale, incidents=partial(_stale_discovery, silent=False)),
-            "silent": replace(stale, incidents=partial(_stale_discovery, silent=True)),
+            "refused": replace(stale, incidents=partial(incidents.stale_discovery, silent=False)),
+            "silent": replace(stale, incidents=partial(incidents.stale_discovery, silent=True)),
         },
     )
     small = Setting(
@@ -333,24 +225,53 @@ def _incidents() -> Iterator[Scenario]:
         "retry-storm",
         "20x10, 80 %: all servers stand still for 2 s, then drop what nobody waits for, or work it off all the same",
         {
-            "drop": replace(small, incidents=partial(_stall, seconds=2.0)),
-            "work off": replace(small, cancels=False, incidents=partial(_stall, seconds=2.0)),
+            "drop": replace(small, incidents=partial(incidents.stall, seconds=2.0)),
+            "work off": replace(small, cancels=False, incidents=partial(incidents.stall, seconds=2.0)),
         },
         partial(_outage_figures, 2.0),
     )
     yield Scenario(
         "outage",
         "20x10, 80 %: all servers answer with errors for 10 s",
-        {"errors": replace(small, incidents=partial(_fail_all, seconds=10.0))},
+        {"errors": replace(small, incidents=partial(incidents.fail_all, seconds=10.0))},
         partial(_outage_figures, 10.0),
+    )
+    tail = Setting(
+        clients=20, servers=20, load=0.5, measured=60.0, incidents=partial(incidents.hiccups, every=20.0, seconds=0.5)
+    )
+    yield Scenario(
+        "tail",
+        "20x20, 50 %: every server stands still for half a second now and then, 2.5 % of its time",
+        {"not hedged": tail, "hedged at p95": replace(tail, hedge=HedgeOptions(percentile=0.95))},
+    )
+    flood = Setting(
+        clients=4,
+        servers=4,
+        calls_per_second=400.0,
+        work=Exponential(0.1),
+        cores=inf,
+        limit=1,
+        warm_up=150.0,
+        measured=60.0,
+    )
+    throttled = replace(flood, throttle=ThrottleOptions())
+    yield Scenario(
+        "flood",
+        "4x4: ten times the calls that servers can take; they turn the others away, and clients throttle themselves",
+        {
+            "not throttled": flood,
+            "throttled": throttled,
+            "throttled, no retries": replace(throttled, retries=False),
+        },
+        _refusal_figures,
     )
     alone = Setting(clients=1, servers=4, load=0.7, attempt_timeout=1.0, antagonists=MILD)
     yield Scenario(
         "correlated",
         "1x4, 70 %: the client's own process stands still, once for 2 s, or for 1.2 s out of 1.4 s, ten times",
         {
-            "one pause": replace(alone, incidents=partial(_pause_clients, pauses=1, seconds=2.0, every=1.0)),
-            "crawling": replace(alone, incidents=partial(_pause_clients, pauses=10, seconds=1.2, every=1.4)),
+            "one pause": replace(alone, incidents=partial(incidents.pause_clients, pauses=1, seconds=2.0, every=1.0)),
+            "crawling": replace(alone, incidents=partial(incidents.pause_clients, pauses=10, seconds=1.2, every=1.4)),
         },
     )
 

@@ -22,8 +22,9 @@ from clientlb.simulation.loop import Loop
 REFUSED: Final = Verdict(Outcome.RETRYABLE, "ConnectError", sent=False, cause=Cause.CONNECT)
 BROKEN: Final = Verdict(Outcome.RETRYABLE, "ReadError")
 FAILED: Final = Verdict(Outcome.RETRYABLE, "503")
+TURNED_AWAY: Final = Verdict(Outcome.RETRYABLE, "429", cause=Cause.OVERLOAD)
 FAILS_AFTER = 0.001
-"""Seconds after which a failing server answers."""
+"""Seconds after which a failing server answers, and one that turns a query away."""
 
 _ROUNDING = 1e-9
 _SAMPLES = 8
@@ -69,6 +70,7 @@ class Server:
         speed: Core-seconds of work done per second and core: 0.5 is a replica that is twice as slow.
         hobble: Factor on the capacity while there are more queries than cores (isolation that is paid for).
         cancels: It drops a query whose client has stopped waiting, rather than to finish it for nobody.
+        limit: Queries in flight above which it turns every other one away.
 
     Attributes:
         condition: What it does with queries.
@@ -96,6 +98,7 @@ class Server:
         "finished",
         "in_flight",
         "least_work",
+        "limit",
     )
 
     def __init__(
@@ -107,10 +110,12 @@ class Server:
         speed: float = 1.0,
         hobble: float = 1.0,
         cancels: bool = True,
+        limit: float = inf,
     ) -> None:
         self.endpoint: Endpoint = endpoint
         self.condition: Condition = Condition.SERVING
         self.cancels: bool = cancels
+        self.limit: float = limit
         self.least_work: float = 0.0
         self.in_flight: int = 0
         self.finished: int = 0
@@ -133,7 +138,10 @@ class Server:
         """Take a query of `work` core-seconds. It is answered through `Query.answered`, never before this returns."""
         query.arrived_at = self._loop.now
         condition = self.condition
-        if condition is Condition.SERVING:
+        if condition is Condition.SERVING and self.in_flight >= self.limit:
+            query.found = self.in_flight
+            self._loop.after(FAILS_AFTER, self._turn_away, query)
+        elif condition is Condition.SERVING:
             self._advance()
             self.in_flight += 1
             query.found = self.in_flight
@@ -282,6 +290,9 @@ class Server:
 
     def _fail(self, query: Query) -> None:
         self._answer(query, FAILED)
+
+    def _turn_away(self, query: Query) -> None:
+        self._answer(query, TURNED_AWAY)
 
     def _answer(self, query: Query, verdict: Verdict) -> None:
         self.finished += 1

@@ -14,6 +14,7 @@ from math import inf
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from clientlb.errors import ConfigurationError
+from clientlb.options import HedgeOptions, ThrottleOptions
 
 if TYPE_CHECKING:
     from clientlb.simulation.world import World
@@ -110,6 +111,9 @@ class Setting:
         deadline: Seconds after which the caller gives up (default 5).
         attempt_timeout: Seconds after which a client gives up an attempt (default: the deadline).
         retries: Whether calls may be tried again, as the options of the balancer say (default True).
+        hedge: When a second attempt starts beside a slow one, in place of what the options of the balancer say.
+        throttle: When a client refuses calls itself, in place of what the options of the balancer say.
+        limit: Queries in flight above which a server turns every other one away (default: none).
         cancels: Servers drop what nobody waits for any more (default True).
         warm_up: Seconds before anything is measured (default 15).
         measured: Seconds that are measured (default 25).
@@ -132,6 +136,9 @@ class Setting:
     deadline: float = 5.0
     attempt_timeout: float | None = None
     retries: bool = True
+    hedge: HedgeOptions | None = None
+    throttle: ThrottleOptions | None = None
+    limit: float = inf
     cancels: bool = True
     warm_up: float = 15.0
     measured: float = 25.0

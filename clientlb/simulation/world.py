@@ -111,6 +111,8 @@ class World:
         if seated is not None:
             seat = Seat(self)
             options = dataclasses.replace(options, policy=lambda: seated(seat))
+        if self.setting.throttle is not None:
+            options = dataclasses.replace(options, throttle=self.setting.throttle)
         rng = self.rng(f"client {number}")
         return Client(self.loop, self.setting, options, self.by_id, self._record, rng)
 
@@ -128,6 +130,7 @@ class World:
             speed=1.0 / setting.slow_factor if slow else 1.0,
             hobble=setting.hobble,
             cancels=setting.cancels,
+            limit=setting.limit,
         )
         self.servers.append(server)
         self.by_id[name] = server

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from clientlb import BudgetOptions, Options, RetryOptions
+from clientlb import BudgetOptions, Options, RetryOptions, ThrottleOptions
 from clientlb.simulation import SCENARIOS, Exponential, Setting, simulate
 
 LOAD = 0.8
@@ -62,6 +62,21 @@ def storm(budget):
 def test_retries_without_a_budget_keep_a_fleet_down_and_a_budget_lets_it_recover():
     assert storm(BudgetOptions(ratio=1000.0)) > 0.25
     assert storm(BudgetOptions(ratio=0.1, reserve=0.0)) < 0.01
+
+
+def test_a_second_attempt_at_p95_costs_a_twentieth_and_cuts_the_tail():
+    points = SCENARIOS["tail"].points
+    plain, hedged = (simulate(replace(points[name], measured=30.0)) for name in ("not hedged", "hedged at p95"))
+    assert 1.04 < hedged.attempts_per_call < 1.06
+    assert hedged.quantile(0.999) < 0.75 * plain.quantile(0.999)
+
+
+@pytest.mark.parametrize("k", [2.0, 4.0])
+def test_throttled_clients_send_k_calls_for_each_that_is_accepted(k):
+    flood = SCENARIOS["flood"].points["throttled, no retries"]
+    flood = replace(flood, throttle=ThrottleOptions(k=k, window=20.0), warm_up=30.0, measured=30.0)
+    figures = SCENARIOS["flood"].figures(simulate(flood))
+    assert figures["sent per accepted call"] == pytest.approx(k, rel=0.1)
 
 
 def test_prequals_fig_6_has_no_queues_below_the_allocation():

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clientlb import Endpoint, Outcome
+from clientlb import Cause, Endpoint, Outcome
 from clientlb.simulation import Condition, Server
 from clientlb.simulation.loop import Loop
 
@@ -69,6 +69,15 @@ def test_a_short_query_overtakes():
     bench.run()
     assert short.at == pytest.approx(1.5)
     assert long.at == pytest.approx(2.25)
+
+
+def test_a_full_server_turns_queries_away_at_once():
+    bench = Bench(limit=1)
+    taken, turned_away, later = bench.send(1.0), bench.send(1.0, at=0.5), bench.send(1.0, at=1.5)
+    bench.run()
+    assert (taken.at, later.at) == (1.0, 2.5)
+    assert turned_away.at == pytest.approx(0.501)
+    assert (turned_away.verdict.outcome, turned_away.verdict.cause) == (Outcome.RETRYABLE, Cause.OVERLOAD)
 
 
 def test_a_slow_server_does_less_per_second():
