@@ -11,14 +11,13 @@ import logging
 import random
 import selectors
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from clientlb.balancer import Balancer
 from clientlb.check_options import Check, GrpcCheck
 from clientlb.checking.net import Asked, ask, close_inherited, words_of
-from clientlb.endpoint import Endpoint
 from clientlb.forks import never_free
 from clientlb.health.checkup import Finding, first_delay, next_delay
 from clientlb.node import Node
@@ -141,38 +140,48 @@ class _Runner:
 
     async def _look_after(self, balancer: Balancer, check: Check, node: Node, delay: float) -> None:
         await asyncio.sleep(delay)
-        work: Coroutine[Any, Any, None]
-        if isinstance(check, GrpcCheck):
-            from clientlb.checking.grpc import watch
-
-            work = watch(check, balancer, node, self._rng)
-        else:
-            work = self._check(balancer, check, node)
         try:
-            await work
+            if isinstance(check, GrpcCheck):
+                await self._look_after_grpc(balancer, check, node)
+            else:
+                await self._check(
+                    balancer, check, node, lambda: ask(check, balancer.service, node.endpoint, self._asked)
+                )
         except Exception:
             _log.exception("service %r: %s is not checked any more", balancer.service, node.endpoint)
 
-    async def _check(self, balancer: Balancer, check: Check, node: Node) -> None:
+    async def _look_after_grpc(self, balancer: Balancer, check: GrpcCheck, node: Node) -> None:
+        from clientlb.checking.grpc import listen, questions
+
+        if check.watch:
+            await listen(check, balancer, node, self._rng)
+        else:
+            async with questions(check, balancer.service, node.endpoint) as ask_once:
+                await self._check(balancer, check, node, ask_once)
+
+    async def _check(
+        self, balancer: Balancer, check: Check, node: Node, ask_once: Callable[[], Awaitable[None]]
+    ) -> None:
         """Check an endpoint again and again."""
         checks = 0
         due = balancer.clock()
         while True:
             async with self._room:
                 began = balancer.clock()
-                reason = await self._ask(check, balancer.service, node.endpoint)
+                reason = await _why_not(ask_once, check)
             checks += 1
             due = max(due + next_delay(checks, check, self._rng), balancer.clock())
             balancer.checked(node, Finding(reason is None, began, reason or "", next_at=due))
             await asyncio.sleep(due - balancer.clock())
 
-    async def _ask(self, check: Check, service: str, endpoint: Endpoint) -> str | None:
-        """Check an endpoint once. Returns why it failed, or None."""
-        try:
-            await ask(check, service, endpoint, self._asked)
-        except Exception as error:
-            return words_of(error, check)
-        return None
+
+async def _why_not(ask_once: Callable[[], Awaitable[None]], check: Check) -> str | None:
+    """Check an endpoint once. Returns why it failed, or None."""
+    try:
+        await ask_once()
+    except Exception as error:
+        return words_of(error, check)
+    return None
 
 
 async def _cancel_all() -> None:

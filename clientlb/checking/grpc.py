@@ -1,4 +1,4 @@
-"""Listens to the standard health service of gRPC servers, by `Watch`, as gRFC A17 says.
+"""Listens to the standard health service of gRPC servers by `Watch`, as gRFC A17 says; or asks it by `Check`.
 
 grpcio lets nobody hear from a stream without a thread that waits for it, and its `aio` disturbs other event loops of
 the process (grpc #25364). So each stream has a thread that hands on what it reads; all else is on the checker's loop.
@@ -11,6 +11,8 @@ import dataclasses
 import logging
 import random
 import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 try:
@@ -26,7 +28,7 @@ from clientlb.node import Node
 
 _log = logging.getLogger("clientlb.checking")
 
-METHOD = "/grpc.health.v1.Health/Watch"
+_WATCH, _CHECK = "/grpc.health.v1.Health/Watch", "/grpc.health.v1.Health/Check"
 _SERVING = 1
 _STATUSES = {0: "UNKNOWN", _SERVING: "SERVING", 2: "NOT_SERVING", 3: "SERVICE_UNKNOWN"}
 _OPTIONS = (
@@ -36,21 +38,22 @@ _OPTIONS = (
     ("grpc.max_reconnect_backoff_ms", 2000),
     ("grpc.keepalive_time_ms", 330_000),  # servers of gRPC refuse pings that come more often than every 5 minutes
 )
+_NO_SERVICE = "%s: %s has no health service, so it passes for healthy"
 _FIRST_PAUSE = 1.0
 """Seconds before a broken stream is opened anew; twice as many each time that it does not answer (gRPC's backoff)."""
 
 
-async def watch(check: GrpcCheck, balancer: Balancer, node: Node, rng: random.Random) -> None:
+async def listen(check: GrpcCheck, balancer: Balancer, node: Node, rng: random.Random) -> None:
     """Listen to an endpoint until this is cancelled, or until it turns out to have no health service."""
     channel = _channel(check, balancer.service, node.endpoint)
-    method: Any = channel.unary_stream(METHOD)
+    method: Any = channel.unary_stream(_WATCH)
     silent = 0
     try:
         while True:
             began = balancer.clock()
-            answered, ended = await _listen(check, balancer, node, method)
+            answered, ended = await _one_stream(check, balancer, node, method)
             if ended is not None and ended.code() is grpc.StatusCode.UNIMPLEMENTED:
-                _log.warning("%s: %s has no health service, so it passes for healthy", balancer.service, node.endpoint)
+                _log.warning(_NO_SERVICE, balancer.service, node.endpoint)
                 balancer.checked(node, Finding(True, began, final=True))
                 return
             silent = 0 if answered else silent + 1
@@ -63,7 +66,7 @@ async def watch(check: GrpcCheck, balancer: Balancer, node: Node, rng: random.Ra
         channel.close()
 
 
-async def _listen(check: GrpcCheck, balancer: Balancer, node: Node, method: Any) -> tuple[bool, Any]:
+async def _one_stream(check: GrpcCheck, balancer: Balancer, node: Node, method: Any) -> tuple[bool, Any]:
     """Hand on what one stream says. Returns whether it said anything, and the call, if that has ended."""
     stream = _Stream(method(_request(check.name)))
     answered = False
@@ -78,8 +81,7 @@ async def _listen(check: GrpcCheck, balancer: Balancer, node: Node, method: Any)
                 return answered, stream.call
             answered = True
             status = _status_in(heard)
-            reason = f"it says {_STATUSES.get(status, status)}"
-            balancer.checked(node, Finding(status == _SERVING, balancer.clock(), reason, final=True))
+            balancer.checked(node, Finding(status == _SERVING, balancer.clock(), _said(status), final=True))
     finally:
         await stream.end()
 
@@ -107,6 +109,53 @@ class _Stream:
         """Cancel the call and wait for the thread, also when this very task is being cancelled."""
         self.call.cancel()
         await self._ended.wait()
+
+
+@asynccontextmanager
+async def questions(check: GrpcCheck, service: str, endpoint: Endpoint) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    """A connection to an endpoint, over which its health may be asked for again and again."""
+    loop = asyncio.get_running_loop()
+    channel = _channel(check, service, endpoint)
+    method: Any = channel.unary_unary(_CHECK)
+    unimplemented = False
+
+    async def ask_once() -> None:
+        nonlocal unimplemented
+        if unimplemented:
+            return
+        answered = asyncio.Event()
+        call = method.future(_request(check.name), timeout=check.timeout)
+        call.add_done_callback(lambda _: _call_soon(loop, answered.set))
+        try:
+            await answered.wait()
+        finally:
+            call.cancel()
+        if call.code() is grpc.StatusCode.UNIMPLEMENTED:
+            _log.warning(_NO_SERVICE, service, endpoint)
+            unimplemented = True
+        elif call.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+            raise TimeoutError
+        elif call.code() is not grpc.StatusCode.OK:
+            raise ValueError(_words_of(call))
+        elif (status := _status_in(call.result())) != _SERVING:
+            raise ValueError(_said(status))
+
+    try:
+        yield ask_once
+    finally:
+        channel.close()
+
+
+def _call_soon(loop: asyncio.AbstractEventLoop, function: Callable[[], object]) -> None:
+    """Have a function called on the loop, from a thread of gRPC."""
+    try:
+        loop.call_soon_threadsafe(function)
+    except RuntimeError:
+        pass  # it was closed meanwhile, so nobody waits
+
+
+def _said(status: int) -> str:
+    return f"it says {_STATUSES.get(status, status)}"
 
 
 def _words_of(ended: Any) -> str:

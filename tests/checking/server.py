@@ -63,6 +63,11 @@ class Http:
 
 
 class Silent(health_pb2_grpc.HealthServicer):
+    def Check(self, request: Any, context: Any) -> Any:
+        over = threading.Event()
+        context.add_callback(over.set)
+        over.wait()
+
     def Watch(self, request: Any, context: Any) -> Iterator[Any]:
         over = threading.Event()
         context.add_callback(over.set)

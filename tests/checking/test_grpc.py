@@ -40,6 +40,37 @@ def test_what_a_server_says_holds_at_once(serve: Make, watched: Make) -> None:
     wait_until(lambda: one.tell("watching") == {"watching": 0}, 10, "the stream of one that left has ended")
 
 
+def test_it_may_be_asked_instead(serve: Make, watched: Make) -> None:
+    server = serve("grpc")
+    orders = watched(GrpcCheck(watch=False, timeout=10.0, interval=0.1))
+    orders.set(server.endpoint())
+    orders.wait_for_passes(2)
+    server.tell("say NOT_SERVING")
+    orders.wait_for(events.Ejected)
+    assert orders.reasons() == ["active check failed 3 times: it says NOT_SERVING"]
+    server.tell("say SERVING")
+    orders.wait_for(events.Restored)
+    server.kill()
+    orders.wait_for(events.Ejected, 2)
+    assert orders.reasons()[1].startswith("active check failed 3 times: UNAVAILABLE: ")
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [("grpc", "NOT_FOUND"), ("grpc-silent", "no answer within 0.5 s"), ("grpc-mute", None)],
+)
+def test_what_an_answer_means(serve: Make, watched: Make, kind: str, reason: str | None) -> None:
+    server = serve(kind)
+    orders = watched(GrpcCheck(watch=False, name="shop.Orders", timeout=0.5, interval=0.1))
+    orders.set(server.endpoint())
+    if reason is None:
+        orders.wait_for_passes(3)
+        assert orders.healthy == 1
+    else:
+        orders.wait_for(events.Ejected)
+        assert reason in orders.reasons()[0]
+
+
 def test_a_service_of_its_own_name(serve: Make, watched: Make) -> None:
     server = serve("grpc")
     orders = watched(GrpcCheck(name="shop.Orders", timeout=10.0))

@@ -22,6 +22,7 @@ CHECKS = {
     "http": HttpCheck(interval=0.1, timeout=5.0),
     "tcp": TcpCheck(interval=0.1, timeout=5.0),
     "grpc": GrpcCheck(interval=0.3, timeout=5.0),
+    "grpc-asked": GrpcCheck(watch=False, interval=0.1, timeout=5.0),
 }
 ROOT = Path(__file__).parents[2]
 
@@ -34,7 +35,7 @@ def checked_services(port: int, kind: str) -> Services:
 
 @pytest.mark.parametrize("kind", CHECKS)
 def test_nothing_is_left_after_close(serve: Make, kind: str) -> None:
-    server = serve("grpc" if kind == "grpc" else "http")
+    server = serve("grpc" if "grpc" in kind else "http")
     before: list[str] = []
     for turn in range(3):
         orders = Watched(CHECKS[kind])
@@ -102,9 +103,9 @@ def test_a_hook_that_fails_ends_no_check(serve: Make, watched: Make) -> None:
     orders.wait_for(events.Restored)
 
 
-@pytest.mark.parametrize("kind", ["http", "grpc"])
+@pytest.mark.parametrize("kind", ["http", "grpc", "grpc-asked"])
 def test_a_forked_child_checks_with_a_thread_of_its_own(serve: Make, kind: str) -> None:
-    server = serve(kind)
+    server = serve(kind.removesuffix("-asked"))
     turn_off, turn_on = ("status 503", "status 200") if kind == "http" else ("say NOT_SERVING", "say SERVING")
     script = f"""
         import os

@@ -69,6 +69,7 @@ from clientlb.policy import POLICIES, LeastTime, make_policy
         (lambda: HttpCheck(server_name="a b"), "health.check.server_name is 'a b'; give a host name"),
         (lambda: HttpCheck(verify="/no/such/file"), "health.check.verify is '/no/such/file'; there is no such file"),
         (lambda: HttpCheck(verify=3), "health.check.verify is 3; give True, False, a path or an ssl.SSLContext"),
+        (lambda: GrpcCheck(watch=1), "health.check.watch is 1; give True or False"),
         (lambda: GrpcCheck(name=None), "health.check.name is None; give the full name of a gRPC service"),
         (lambda: BudgetOptions(ratio=-0.1), "ratio is -0.1; give a number at least 0 and at most 1000"),
         (lambda: BudgetOptions(window=0.5), "window"),
