@@ -94,7 +94,8 @@ class _Stream:
         self.call = call
         self._loop = asyncio.get_running_loop()
         self._ended = asyncio.Event()
-        threading.Thread(target=self._read, name="clientlb-check-stream", daemon=True).start()
+        self._thread = threading.Thread(target=self._read, name="clientlb-check-stream", daemon=True)
+        self._thread.start()
 
     def _read(self) -> None:
         try:
@@ -109,6 +110,7 @@ class _Stream:
         """Cancel the call and wait for the thread, also when this very task is being cancelled."""
         self.call.cancel()
         await self._ended.wait()
+        self._thread.join()  # it has nothing left to do
 
 
 @asynccontextmanager
