@@ -13,6 +13,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
+from clientlb.errors import ClosedError
+
 _IDLE = 1.0
 MOST = 256
 
@@ -73,9 +75,14 @@ class Crew:
         Args:
             function: What.
             interrupt: Ends it early, if there is a way to.
+
+        Raises:
+            ClosedError: After `close`.
         """
         errand = Errand(function, interrupt)
         with self._changed:
+            if self._closed:
+                raise ClosedError("the client was closed during the call")
             self._waiting.append(errand)
             if len(self._waiting) > self._idle:
                 thread = threading.Thread(target=self._work, name="clientlb-hedge", daemon=True)

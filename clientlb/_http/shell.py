@@ -179,8 +179,8 @@ class SyncShell(Shell[SyncTransportT], Generic[AnyRequest, AnyResponse, SyncTran
         """Close every connection. Idempotent."""
         self._closed = True
         links = self._links
+        self._crew.close()  # first: a connection that is closed can no longer be cut, and whoever reads from it waits on
         links.retire_all()
-        self._crew.close()
         close_retired(links)
 
 

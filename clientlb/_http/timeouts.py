@@ -98,7 +98,7 @@ _unwatched = contextlib.nullcontext()
 
 
 class Interrupt:
-    """Ends what a thread waits for at a connection: the connection is cut.
+    """Ends what a thread waits for at a connection: the connection is cut. Connecting goes on until its own timeout.
 
     Attributes:
         aborted: Makes the error that the thread gets. Without it nothing is cut.
@@ -122,12 +122,19 @@ class Interrupt:
     @contextlib.contextmanager
     def watching(self, connection: socket.socket) -> Iterator[None]:
         """The thread waits for something at this connection."""
-        with self._lock:
-            if self._over and self.aborted is not None:
-                raise self.aborted("the attempt was ended early")
-            self._busy = connection
+        if self.aborted is None:
+            yield
+            return
+        self._look(connection)
         try:
             yield
         finally:
             with self._lock:
                 self._busy = None
+        self._look(None)  # what was cut looks as if the server had hung up
+
+    def _look(self, connection: socket.socket | None) -> None:
+        with self._lock:
+            if self._over and self.aborted is not None:
+                raise self.aborted("the attempt was ended early")
+            self._busy = connection

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import signal
+import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -42,6 +44,15 @@ class Process:
     def stop(self) -> None:
         with contextlib.suppress(BrokenPipeError):
             self._process.communicate()
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Let it hang: its port takes connections, and nobody answers."""
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
 
     def figures(self) -> dict[str, Any]:
         """What the server has seen; asking opens one more connection and makes one more call of `/figures`."""
@@ -174,6 +185,22 @@ def start() -> Iterator[Callable[..., Process]]:
             return server
 
         yield start
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """A certificate for the name `orders`, which is its own authority, and its key."""
+    folder: Path = tmp_path_factory.mktemp("tls")
+    certificate, key = str(folder / "certificate.pem"), str(folder / "key.pem")
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=orders"
+    files = ["-addext", "subjectAltName=DNS:orders", "-keyout", key, "-out", certificate]
+    subprocess.run([*command.split(), *files], check=True, capture_output=True)
+    return certificate, key
+
+
+@pytest.fixture
+def trust(certificate: tuple[str, str]) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=certificate[0])
 
 
 @pytest.fixture

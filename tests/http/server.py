@@ -3,7 +3,8 @@
 It prints its port and ends when its standard input is closed, so it cannot outlive the test that started it. The query
 says how to answer: `?at=a` means that only server `a` does what the path says, `header=` adds a header to the answer,
 `kept=1` that it is done only on a connection that has served a request before. `unless=` that it is not
-done if the request has this header. `/raw?answer=` sends those very bytes.
+done if the request has this header. `/raw?answer=` sends those very bytes. `/linger?seconds=` is `/sleep?seconds=` that
+notices when the client hangs up, and counts that as a call of `/hung-up`.
 """
 
 from __future__ import annotations
@@ -81,6 +82,14 @@ class Server:
             return False
         if path == "/sleep":
             await asyncio.sleep(float(query["seconds"]))
+        if path == "/linger" and await hung_up(reader, float(query["seconds"])):
+            self.calls["/hung-up"] += 1
+            return False
+        if path == "/drip":  # the head of the answer comes byte by byte
+            for byte in b"HTTP/1.1 200 OK\r\nX-Slow: " + b"x" * 1000:
+                writer.write(bytes([byte]))
+                await writer.drain()
+                await asyncio.sleep(float(query["pause"]))
         if path == "/stream":
             await self.stream(writer, int(query["chunks"]), float(query.get("pause", 0)))
             return True
@@ -125,6 +134,14 @@ class Server:
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
         server.close()
         others.close()
+
+
+async def hung_up(reader: asyncio.StreamReader, seconds: float) -> bool:
+    """Whether the client hangs up within so many seconds."""
+    try:
+        return await asyncio.wait_for(reader.read(1), seconds) == b""
+    except TimeoutError:
+        return False
 
 
 async def read_body(reader: asyncio.StreamReader, headers: dict[str, str]) -> bytes:
