@@ -179,7 +179,7 @@ class SyncShell(Shell[SyncTransportT], Generic[AnyRequest, AnyResponse, SyncTran
         """Close every connection. Idempotent."""
         self._closed = True
         links = self._links
-        self._crew.close()  # first: a connection that is closed can no longer be cut, and whoever reads from it waits on
+        self._crew.close()  # first: whoever reads from a connection that is closed waits on, and can no longer be cut
         links.retire_all()
         close_retired(links)
 

@@ -82,7 +82,7 @@ async def first_at_a(http: Http, url: str = SLOW, **arguments: Any) -> Any:
         began = time.monotonic()
         answer = await http.get(url, **arguments)
         if answer.extensions["clientlb"].hedges:
-            assert time.monotonic() - began < 2, "it did not wait for the slow server"
+            assert time.monotonic() - began < 3, "it did not wait for the slow server"
             return answer
     raise AssertionError("no call was hedged")
 
@@ -193,7 +193,7 @@ async def test_a_deadline_ends_all_attempts(kind: Kind, shared_servers: dict[str
             began = time.monotonic()
             with clientlb.deadline(0.3), pytest.raises(kind.library.ReadTimeout):
                 await http.get("http://orders/linger?seconds=5")
-            assert 0.25 < time.monotonic() - began < 1.5
+            assert 0.25 < time.monotonic() - began < 3
 
 
 @pytest.fixture
