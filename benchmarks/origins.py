@@ -72,9 +72,10 @@ def nginx(program: str) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def grpc_echo() -> Iterator[int]:
-    """Run the gRPC server; gives its port."""
-    process = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+def grpc_echo(addresses: int = 1) -> Iterator[int]:
+    """Run the gRPC server, on so many addresses of the loopback device; gives its port."""
+    command = [sys.executable, __file__, str(addresses)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdin is not None
     assert process.stdout is not None
     try:
@@ -83,6 +84,11 @@ def grpc_echo() -> Iterator[int]:
         process.stdin.close()
         process.stdout.close()
         process.wait(10)
+
+
+def loopback_hosts(count: int) -> list[str]:
+    """127.0.0.1 and those that follow: on Linux all of them are this machine."""
+    return [f"127.0.0.{last}" for last in range(1, count + 1)]
 
 
 def _wait_for(port: int, process: subprocess.Popen[bytes], timeout: float = 10.0) -> None:
@@ -100,7 +106,10 @@ def _serve_grpc() -> None:
     echo: Any = grpc.unary_unary_rpc_method_handler(lambda request, context: request)
     server = grpc.server(ThreadPoolExecutor(1))
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("bench.Echo", {"Echo": echo}),))
-    port = server.add_insecure_port("127.0.0.1:0")
+    host, *others = loopback_hosts(int(sys.argv[1]))
+    port = server.add_insecure_port(f"{host}:0")
+    for other in others:
+        server.add_insecure_port(f"{other}:{port}")
     server.start()
     print(port, flush=True)
     sys.stdin.read()

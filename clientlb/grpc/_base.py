@@ -59,6 +59,10 @@ class ServiceChannel:
         self._options = options
         self._compression = compression
         self._closed = False
+        self.plain: bool = self.ask is None and self._balancer.options.plain and not self._balancer.wants_reports
+        """No call asks for more than an attempt, so the first one can be made without steps."""
+        self.watching: Balancer | None = self._balancer
+        """The balancer of the next call, if nothing has to be done before it; else `balancer()` says."""
         self.begin()
         self._hook = _hook(self)
         services.add_hook(self._hook)
@@ -88,13 +92,15 @@ class ServiceChannel:
         """
         if self._closed:
             raise self.closed_error()
-        return self._services[self.service]
+        self.watching = self._services[self.service]
+        return self.watching
 
     def stop_listening(self) -> bool:
         """Begin to close. Returns False when that has happened before."""
         if self._closed:
             return False
         self._closed = True
+        self.watching = None
         self._services.remove_hook(self._hook)
         return True
 
@@ -107,6 +113,7 @@ class ServiceChannel:
     def after_fork(self) -> None:
         """In a forked child: the parent's channels are of no use here, and must not be closed here either."""
         never_free(self.inherited())
+        self.watching = None  # the registry has to be watched anew
         self.begin()
 
     def __repr__(self) -> str:

@@ -51,6 +51,7 @@ class Links(dict[Node, Link[Channel]]):
         dispose: Closes a channel that has no calls.
 
     Attributes:
+        balancer: The same.
         leaving: An endpoint has left and its channel waits for its last call.
     """
 
@@ -58,7 +59,7 @@ class Links(dict[Node, Link[Channel]]):
         self, balancer: Balancer, connect: Callable[[Endpoint], Channel], dispose: Callable[[Channel], object]
     ) -> None:
         self.leaving: bool = False
-        self._balancer = balancer
+        self.balancer: Balancer = balancer
         self._connect = connect
         self._dispose = dispose
         self._lock = threading.Lock()
@@ -87,7 +88,7 @@ class Links(dict[Node, Link[Channel]]):
     @property
     def current(self) -> list[Channel]:
         """The open channels to endpoints that have not left."""
-        nodes = frozenset(self._balancer.nodes)
+        nodes = frozenset(self.balancer.nodes)
         with self._lock:
             return [link.channel for node, link in self.items() if node in nodes]
 
@@ -98,12 +99,12 @@ class Links(dict[Node, Link[Channel]]):
 
     def open_all(self) -> list[Channel]:
         """Open a channel to every endpoint that is known; returns them."""
-        return [self[node].channel for node in self._balancer.nodes]
+        return [self[node].channel for node in self.balancer.nodes]
 
     def tidy(self) -> None:
         """Close the channels of endpoints that have left and have no calls any more."""
         # In this order: whoever is not in `nodes` gets no new call, so none in flight means none ever again.
-        nodes = frozenset(self._balancer.nodes)
+        nodes = frozenset(self.balancer.nodes)
         with self._lock:
             leavers = [node for node in self if node not in nodes]
             idle = [self.pop(node) for node in leavers if node.in_flight == 0]

@@ -69,11 +69,11 @@ class Method:
         """Make a call on the thread of the caller.
 
         Steps and loop cost more than all the rest of a call that succeeds at once. So the first attempt is made without
-        them, unless the call asks for something.
+        them, if it is all that calls ask for.
         """
         channel = self.channel
-        balancer = channel.balancer()
-        pick = None if channel.ask is not None or balancer.wants_reports else balancer.try_pick((), self._idempotent)
+        balancer = channel.watching or channel.balancer()
+        pick = balancer.try_pick((), self._idempotent) if channel.plain else None
         if pick is None:
             return self._drive(Exchange(self, form, balancer, request, timeout, metadata, *arguments))
         try:

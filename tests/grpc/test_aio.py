@@ -210,6 +210,67 @@ async def test_a_dropped_call_runs_to_its_end(aconnect, pb, pair, in_flight, see
     assert [await call.code() for call in done] == [grpc.StatusCode.OK]
 
 
+def _at_once(loop, coroutine, **options):
+    """A task factory as eager as the one of Python 3.12: the first step runs before the task is returned."""
+    if getattr(coroutine, "__qualname__", "") != "UnaryUnaryCall._invoke":
+        return asyncio.Task(coroutine, loop=loop, **options)
+    waits_for = coroutine.send(None)
+    waits_for._asyncio_future_blocking = False
+
+    async def go_on():
+        try:
+            await waits_for
+            coroutine.send(None)
+        except StopIteration as stop:
+            return stop.value
+
+    return asyncio.Task(go_on(), loop=loop, **options)
+
+
+@pytest.mark.parametrize("how", ["plain", "cancelled", "intercepted", "answered", "eager"])
+async def test_the_end_of_a_call_that_is_kept_and_not_awaited_is_heard_of(how, aconnect, pb, in_flight, services):
+    class Interceptor(grpc.aio.UnaryUnaryClientInterceptor):
+        async def intercept_unary_unary(self, continuation, details, request):
+            return pb.Reply() if how == "answered" else await continuation(details, request)
+
+    orders = aconnect(interceptors=[Interceptor()] if how in ("intercepted", "answered") else ())
+    await orders.Get(pb.Request())
+    if how == "eager":
+        asyncio.get_running_loop().set_task_factory(_at_once)
+    calls = [orders.Get(pb.Request(id=str(number))) for number in range(4)]
+    assert in_flight() == 4
+    if how == "cancelled":
+        assert all(call.cancel() for call in calls)
+    await until(lambda: in_flight() == 0)
+    asyncio.get_running_loop().set_task_factory(None)
+    assert all(call.done() for call in calls)
+    assert services["orders"].stats().calls == (1 if how == "cancelled" else 5)
+
+
+def test_a_closed_event_loop_leaves_no_call_in_flight(services, stub_class, pb, in_flight):
+    channel = clientlb.grpc.aio.channel("orders", services)
+    orders = stub_class(channel)
+    kept = []
+
+    async def begin() -> None:
+        kept.append(orders.Get(pb.Request(act="sleep", argument="1")))
+        await asyncio.sleep(0.05)
+        kept.append(orders.Get(pb.Request(act="sleep", argument="1")))
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(begin())
+    loop.close()
+    assert in_flight() == 2
+
+    async def call_and_close() -> str:
+        reply = await orders.Get(pb.Request(id="another loop"), timeout=20)
+        await channel.close()
+        return reply.id
+
+    assert asyncio.run(call_and_close()) == "another loop"
+    assert in_flight() == 0
+
+
 async def test_interceptors_see_every_attempt(aconnect, pb, in_flight):
     seen = []
 

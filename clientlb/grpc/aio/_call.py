@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import grpc.aio
 
-from clientlb.balancer import Balancer
 from clientlb.call import Attempt, Sleep, Step, Steps, Trace
 from clientlb.drive import add_note
 from clientlb.errors import NoEndpointsError
@@ -45,7 +44,6 @@ class BalancedCall(grpc.aio.Call):
 
     Args:
         method: What is called.
-        balancer: Of the service.
         links: The channels of this event loop.
         arguments: Of the call: request, timeout, metadata, credentials, wait_for_ready and compression.
         pick: Where the first attempt went, if it runs.
@@ -53,11 +51,11 @@ class BalancedCall(grpc.aio.Call):
     """
 
     # how every call begins; most end without having changed more than one of these
+    _watched = False  # there is more to do at its end than to say so
     _paused: Step | None = None
     _committed = False
     _cancelled = False
     _ended = False
-    _kept = False  # by the channel, so that it goes on when the caller drops it
     _error: Exception | None = None  # the end of a call that has no attempt to show for it
     _callbacks: tuple[Callable[[Any], None], ...] = ()
     _news: asyncio.Future[None] | None = None
@@ -66,14 +64,12 @@ class BalancedCall(grpc.aio.Call):
     def __init__(
         self,
         method: Method,
-        balancer: Balancer,
         links: LoopLinks,
         arguments: tuple[Any, ...],
         pick: Pick | None = None,
         inner: Any = None,
     ) -> None:
         self._method = method
-        self._balancer = balancer
         self._links = links
         self._arguments = arguments
         self._pick = pick  # of an attempt that was made without steps
@@ -92,12 +88,12 @@ class BalancedCall(grpc.aio.Call):
     @cached_property
     def _exchange(self) -> Exchange:
         since = None if self._pick is None else self._pick.started
-        return Exchange(self._method, self._balancer, self._links, since, *self._arguments)
+        return Exchange(self._method, self._links, since, *self._arguments)
 
     @cached_property
     def _attempt(self) -> Attempt | None:
         """The attempt that runs or was the last one."""
-        return None if self._pick is None else Attempt(self._pick, 1, Trace(self._balancer.service))
+        return None if self._pick is None else Attempt(self._pick, 1, Trace(self._links.balancer.service))
 
     @cached_property
     def _steps(self) -> Steps:
@@ -133,6 +129,7 @@ class BalancedCall(grpc.aio.Call):
 
     def _pause(self, step: Step) -> None:
         self._paused = step
+        self._watched = True
         links = self._links
         links.paused.add(self)
         if type(step) is Sleep:
@@ -141,7 +138,7 @@ class BalancedCall(grpc.aio.Call):
             self._waiting = links.spawn(self._wait_for_endpoints(step))
 
     async def _wait_for_endpoints(self, step: Step) -> None:
-        await self._balancer.wait_async(step.seconds)  # type: ignore[union-attr]
+        await self._links.balancer.wait_async(step.seconds)  # type: ignore[union-attr]
         self._resume(step)
 
     def _resume(self, step: Step) -> None:
@@ -167,7 +164,7 @@ class BalancedCall(grpc.aio.Call):
         inner = self._inner
         if attempt is None or self._attempt is not attempt or self._ended or inner is None:
             return
-        if self._balancer.wants_reports:
+        if self._links.balancer.wants_reports:
             self._exchange.hear(attempt, inner)
         if found is None:
             found = self._exchange.verdict(attempt, inner)
@@ -212,22 +209,20 @@ class BalancedCall(grpc.aio.Call):
         if self._ended:
             return
         self._ended = True
+        if self._links.leaving:
+            self._links.tidy()
+        if self._watched:
+            self._tell()
+
+    def _tell(self) -> None:
+        """Let everybody know that the call has ended."""
         links = self._links
-        if self._paused is not None:
-            self._paused = None
-            links.paused.discard(self)
-        if self._kept:
-            links.running.discard(self)
-        if links.leaving:
-            links.tidy()
+        links.running.discard(self)
+        links.paused.discard(self)
+        self._paused = None
         if self._waiting is not None and self._error is not None:
             self._waiting.cancel()
-        if self._news is not None:
-            self._announce()
-        if self._callbacks:
-            self._call_back()
-
-    def _call_back(self) -> None:
+        self._announce()
         callbacks, self._callbacks = self._callbacks, ()
         for callback in callbacks:
             try:
@@ -236,7 +231,8 @@ class BalancedCall(grpc.aio.Call):
                 _log.exception("a callback of a gRPC call failed")
 
     def _keep(self) -> None:
-        self._kept = True
+        """Go on also when the caller drops the call."""
+        self._watched = True
         self._links.running.add(self)
 
     # ------------------------------------------------------------------ waiting
@@ -249,6 +245,7 @@ class BalancedCall(grpc.aio.Call):
     async def _hear(self) -> None:
         """Wait until something happens to the call."""
         if self._news is None:
+            self._watched = True
             self._news = self._links.loop.create_future()
         await asyncio.shield(self._news)
 

@@ -38,19 +38,27 @@ class LoopLinks(Links[grpc.aio.Channel]):
         loop: The event loop.
         balancer: Says who is still there.
         connect: Opens a channel.
+        intercepted: The channels have interceptors.
 
     Attributes:
+        intercepted: The same.
         paused: Calls that run no attempt at the moment.
         fresh: Calls for one response that began in this turn of the event loop.
         running: Calls that go on by themselves; of streams, what is to be done at the end of their attempts.
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, balancer: Balancer, connect: Callable[[Endpoint], grpc.aio.Channel]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        balancer: Balancer,
+        connect: Callable[[Endpoint], grpc.aio.Channel],
+        *,
+        intercepted: bool,
     ) -> None:
         super().__init__(balancer, connect, lambda channel: self.spawn(channel.close()))
         self.loop = loop
         self.paused: set[Any] = set()
+        self.intercepted = intercepted
         self.fresh: list[Any] = []
         self.running: set[Any] = set()
         self.changed: asyncio.Event = asyncio.Event()
@@ -66,9 +74,25 @@ class LoopLinks(Links[grpc.aio.Channel]):
 
     def look_at_fresh(self) -> None:
         """A turn later: calls that nobody awaits have to be listened to."""
-        fresh, self.fresh = self.fresh, []
+        fresh = self.fresh[:]
+        self.fresh.clear()
         for call in fresh:
             call.listen_unless_awaited()
+
+    def looking(self, serializer: Callable[[Any], bytes] | None) -> Callable[[Any], bytes]:
+        """A serializer that looks at fresh calls as well.
+
+        grpc.aio takes the request of a call on the next turn of the event loop, in a task of its own. An interceptor
+        may answer instead, and a task factory may run that task at once: then `call_soon` has to do it.
+        """
+        fresh = self.fresh
+
+        def serialize(request: Any) -> Any:
+            if fresh:
+                self.look_at_fresh()
+            return request if serializer is None else serializer(request)
+
+        return serialize
 
     def abandon(self) -> None:
         """The event loop is closed, so nobody will hear of the end of what runs."""
@@ -104,7 +128,7 @@ class LoopLinks(Links[grpc.aio.Channel]):
                 failing = failing or state is State.TRANSIENT_FAILURE
                 await link.channel.wait_for_state_change(state)
             if failing and state is State.READY:  # one that was connected all the time has other troubles
-                self._balancer.reachable(node)
+                self.balancer.reachable(node)
         link.awaited = False
 
     async def close(self, grace: float | None) -> None:
@@ -163,7 +187,9 @@ class Channel(ServiceChannel, grpc.aio.Channel):
             links = self._by_loop.get(loop)
             if links is None:
                 closed = [self._by_loop.pop(other) for other in list(self._by_loop) if other.is_closed()]
-                links = self._by_loop[loop] = LoopLinks(loop, self._balancer, self._connect)
+                links = self._by_loop[loop] = LoopLinks(
+                    loop, self._balancer, self._connect, intercepted=bool(self._interceptors)
+                )
             else:
                 closed = []
             self._last_used = links

@@ -40,7 +40,6 @@ class Exchange:
 
     Args:
         method: What is called.
-        balancer: Of the service.
         links: The channels of this event loop.
         since: When the call began, in seconds of the balancer's clock; None is now.
         request: One request, an `AsyncRequests`, or `WRITTEN`.
@@ -65,7 +64,6 @@ class Exchange:
     def __init__(
         self,
         method: Method,
-        balancer: Balancer,
         links: LoopLinks,
         since: float | None,
         request: Any,
@@ -75,12 +73,12 @@ class Exchange:
         wait_for_ready: bool | None,
         compression: grpc.Compression | None,
     ) -> None:
-        self.balancer: Balancer = balancer
+        self.balancer: Balancer = links.balancer
         self.links: LoopLinks = links
         self.timeout: float | None = timeout
         self.deadline: float | None = None
         if timeout is not None:
-            self.deadline = (balancer.clock() if since is None else since) + timeout
+            self.deadline = (self.balancer.clock() if since is None else since) + timeout
         self.metadata: Any = metadata
         self._method = method
         self._request = request

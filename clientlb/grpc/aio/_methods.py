@@ -60,9 +60,9 @@ class Method:
     def at(self, links: LoopLinks, node: Node) -> Any:
         """The same method of the channel to one endpoint."""
         link = links[node]
-        return link.methods.get(self._reference) or self._open(link)
+        return link.methods.get(self._reference) or self._open(links, link)
 
-    def _open(self, link: Link[grpc.aio.Channel]) -> Any:
+    def _open(self, links: LoopLinks, link: Link[grpc.aio.Channel]) -> Any:
         made = getattr(link.channel, self._arity)(self._name, *self._arguments)
         link.add(self._reference, made)
         return made
@@ -84,38 +84,37 @@ class Method:
     def _start(
         self,
         request: Any,
-        timeout: float | None,
-        metadata: Any,
-        credentials: grpc.CallCredentials | None,
-        wait_for_ready: bool | None,
-        compression: grpc.Compression | None,
+        *,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
     ) -> Any:
-        balancer = self._channel.balancer()
-        links = self._channel.links()
+        self._channel.balancer()
         arguments = (request, timeout, metadata, credentials, wait_for_ready, compression)
-        return self.kind(self, balancer, links, arguments)
+        return self.kind(self, self._channel.links(), arguments)
 
 
 class _UnaryResponse(Method):
     def _start(
         self,
         request: Any,
-        timeout: float | None,
-        metadata: Any,
-        credentials: grpc.CallCredentials | None,
-        wait_for_ready: bool | None,
-        compression: grpc.Compression | None,
+        *,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
     ) -> Any:
         """Start a call whose first attempt needs no steps, unless the call asks for something."""
         channel = self._channel
-        balancer = channel.balancer()
+        balancer = channel.watching or channel.balancer()
         links = channel.links()
         arguments = (request, timeout, metadata, credentials, wait_for_ready, compression)
-        if channel.ask is not None or balancer.wants_reports:
-            return self.kind(self, balancer, links, arguments)
-        pick = balancer.try_pick((), self._idempotent and request is not WRITTEN)
+        pick = balancer.try_pick((), self._idempotent and request is not WRITTEN) if channel.plain else None
         if pick is None:
-            return self.kind(self, balancer, links, arguments)
+            return self.kind(self, links, arguments)
         try:
             inner = self.at(links, pick.node)(
                 stream_of(request) if self._streams else request,
@@ -128,21 +127,7 @@ class _UnaryResponse(Method):
         except BaseException:
             pick.release(_IGNORED)
             raise
-        return self.kind(self, balancer, links, arguments, pick, inner)
-
-
-class _UnaryRequest(Method):
-    def __call__(
-        self,
-        request: Any,
-        *,
-        timeout: float | None = None,
-        metadata: Any = None,
-        credentials: grpc.CallCredentials | None = None,
-        wait_for_ready: bool | None = None,
-        compression: grpc.Compression | None = None,
-    ) -> Any:
-        return self._start(request, timeout, metadata, credentials, wait_for_ready, compression)
+        return self.kind(self, links, arguments, pick, inner)
 
 
 class _StreamRequest(Method):
@@ -158,19 +143,34 @@ class _StreamRequest(Method):
         compression: grpc.Compression | None = None,
     ) -> Any:
         requests = WRITTEN if request_iterator is None else AsyncRequests(request_iterator)
-        return self._start(requests, timeout, metadata, credentials, wait_for_ready, compression)
+        return self._start(
+            requests,
+            timeout=timeout,
+            metadata=metadata,
+            credentials=credentials,
+            wait_for_ready=wait_for_ready,
+            compression=compression,
+        )
 
 
-class UnaryUnary(_UnaryRequest, _UnaryResponse, UnaryUnaryBase):
+class UnaryUnary(_UnaryResponse, UnaryUnaryBase):
     """One request, one response."""
 
     kind: type[BalancedCall] = UnaryUnaryCall
+    __call__ = _UnaryResponse._start
+
+    def _open(self, links: LoopLinks, link: Link[grpc.aio.Channel]) -> Any:
+        serializer, *others = self._arguments
+        made = link.channel.unary_unary(self._name, links.looking(serializer), *others)
+        link.add(self._reference, made)
+        return made
 
 
-class UnaryStream(_UnaryRequest, UnaryStreamBase):
+class UnaryStream(Method, UnaryStreamBase):
     """One request, a stream of responses."""
 
     kind: type[BalancedCall] = UnaryStreamCall
+    __call__ = Method._start
 
 
 class StreamUnary(_StreamRequest, _UnaryResponse, StreamUnaryBase):
