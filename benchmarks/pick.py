@@ -25,7 +25,7 @@ import common
 
 from clientlb import Endpoint, Options, Outcome
 from clientlb.balancer import Balancer
-from clientlb.pick import Pick
+from clientlb.pick import pick_of
 
 SIZES = (2, 10, 100, 10_000)
 THREADS = 8
@@ -43,7 +43,7 @@ def called_balancer(policy: str, size: int) -> Balancer:
     balancer.update(Endpoint(f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}", 8080) for n in range(size))
     for node in balancer.nodes * 2:
         node.in_flight += 1
-        Pick(balancer, node, balancer.clock()).release(SUCCESS)
+        pick_of(balancer, node, balancer.clock()).release(SUCCESS)
     return balancer
 
 

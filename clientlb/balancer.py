@@ -15,7 +15,7 @@ import random
 import time
 from collections.abc import Callable, Collection, Iterable
 from functools import partial
-from math import inf, log2
+from math import floor, log2
 
 from clientlb import events, explain
 from clientlb.endpoint import Endpoint
@@ -24,14 +24,14 @@ from clientlb.explanation import Explanation
 from clientlb.guard import Held
 from clientlb.health.breaker import State
 from clientlb.health.checkup import Finding
-from clientlb.histogram import PER_OCTAVE, bucket, difference, quantiles
+from clientlb.histogram import PER_OCTAVE, bucket
 from clientlb.journal import Journal
 from clientlb.news import News
 from clientlb.node import LoadReport, Node
 from clientlb.options import CallKey, HedgeOptions, Options, Where
 from clientlb.outbox import Outbox
 from clientlb.outcome import Cause, Outcome
-from clientlb.pick import Pick, TriedNodes
+from clientlb.pick import Pick, TriedNodes, pick_of
 from clientlb.policy import Choose, LearningPolicy, Request, TendingPolicy, chooser, make_policy, wants_reports
 from clientlb.retry.budget import RetryBudget
 from clientlb.retry.throttle import Throttle
@@ -46,8 +46,7 @@ _APPLICATION = Cause.APPLICATION
 _ENOUGH = 20
 """Attempts without which nobody can say how long one usually takes."""
 
-_QUANTILE_LASTS = 3.0
-"""Seconds for which a percentile of latencies is used before it is looked up again (as in Finagle)."""
+_BUCKETS_PER_OCTAVE = float(PER_OCTAVE)  # a float times a whole number costs twice as much as a float times a float
 
 
 class Balancer:
@@ -87,9 +86,7 @@ class Balancer:
         self._outbox = Outbox(emit)
         self._pending = self._outbox.pending
         self._roster = Roster(service, self.options.health, self._outbox, self.created_at, self._others_due)
-        self._figures, self._rows = self._roster.figures, self._roster.figures.rows
-        self._judge = self._roster.judge
-        self._judge.learn = self._learn_of_failure
+        self._roster.judge.learn = self._learn_of_failure
         keep_this = partial(keep, self) if keep is not None else _nobody_keeps
         self._news = News(service, self.options.guard, self._roster, self._outbox, clock, keep_this)
         self.journal: Journal | None = None
@@ -111,7 +108,6 @@ class Balancer:
         self.retries_denied: int = 0
         self.hedges: int = 0
         self.failures_absorbed: int = 0
-        self._quantiles: dict[float, tuple[float, int, float]] = {}
 
     # ------------------------------------------------------------------ the side of discovery
 
@@ -157,7 +153,7 @@ class Balancer:
         now = self.clock()
         with self._roster.lock:
             if self._roster.by_key.get(node.endpoint.key) is node:  # else it left meanwhile
-                self._changed(self._judge.checked(node, finding, now))
+                self._changed(self._roster.judge.checked(node, finding, now))
         if self._pending:
             self._news.tell()
 
@@ -206,18 +202,23 @@ class Balancer:
         roster = self._roster
         roster.acquire()
         try:
-            nodes = roster.ready
-            if nodes and not exclude and now < roster.due:
-                node = self._choose(nodes, now, self.rng)
+            if now < roster.due and not exclude:
+                node = self._choose(roster.ready, now, self.rng)
                 node.in_flight += 1
                 self._budget.calls += 1
-                return Pick(self, node, now)
-            pick = self._pick_with_care(exclude, repeatable, now)
+                # `pick_of`, without the call; an __init__ would cost as much as the rest of this block
+                pick = Pick()
+                pick._balancer = self
+                pick.node = node
+                pick.started = now
+                pick.observed = None
+                return pick
+            found = self._pick_with_care(exclude, repeatable, now)
         finally:
             roster.release()
         if self._pending:
             self._news.tell()
-        return pick
+        return found
 
     def try_pick_for(
         self, request: Request | None, exclude: Collection[Node] = (), repeatable: bool = True
@@ -251,17 +252,16 @@ class Balancer:
         """The rare picks: something has fallen due, nodes are to be avoided, nobody is healthy, or the call asks."""
         if self._closed:
             raise ClosedError(f"service {self.service!r}: the balancer is closed")
-        self._figures.advance(now)
+        roster = self._roster
+        roster.figures.advance(now)
         self._budget.advance(now)
         if now >= self._news.due:
             self._news.believe_overdue(now)
-        roster = self._roster
-        if now >= roster.tend_due and self._tend is not None:
-            roster.tend_due = self._tend(roster.nodes, now)
-        if self._judge.advance(now, self.rng):
+        roster.let_tend(now)
+        if roster.judge.advance(now, self.rng):
             roster.sort_by_health()
         roster.set_due()
-        probe = self._judge.node_to_probe(exclude, repeatable, now) if now >= roster.due else None
+        probe = roster.judge.node_to_probe(exclude, repeatable, now) if now >= roster.due else None
         if probe is not None and request is not None and not request.matches(probe.endpoint):
             probe = None
         nodes = self._candidates(exclude) if probe is None else (probe,)
@@ -269,12 +269,12 @@ class Balancer:
             return None
         rng = self.rng
         node = self._choose(nodes, now, rng) if request is None else self._choose_for(request, nodes, now, rng)
-        pick = Pick(self, node, now)
-        pick.node.in_flight += 1
+        pick = pick_of(self, node, now)
+        node.in_flight += 1
         if not exclude:
             self._budget.calls += 1
         if probe is not None:
-            self._judge.lease(probe, pick, now)
+            roster.judge.lease(probe, pick, now)
             roster.sort_by_health()
         return pick
 
@@ -319,30 +319,48 @@ class Balancer:
         roster.acquire()
         try:
             node.in_flight -= leaving
-            if outcome is not _IGNORED:
+            if outcome is _SUCCESS and now < roster.due and not node.troubled:
                 seconds = now - pick.started
-                if pick.observed is None:  # else the head was counted, and then the body broke off
-                    if now >= roster.due:
-                        self._figures.advance(now)
-                    bucket = int(log2(1.0 + seconds * 1e6) * PER_OCTAVE)  # histogram.bucket, without the call
-                    try:
-                        self._rows[bucket][node.column] += 1
-                    except (IndexError, OverflowError):
-                        self._figures.count_with_care(bucket, node.column)
-                success = outcome is _SUCCESS
-                if not success:
-                    self._figures.failures[node.column] += 1
-                    self._changed(self._judge.failed(pick, cause, reason, now, self.rng))
-                elif node.troubled:
-                    self._succeeded(pick, leaving, now)
-                if self._observe is not None and (success or not self._judge.withheld):
-                    self._observe(node, seconds, success, now)
-            elif self._judge.ignored(pick, now):
-                roster.sort_by_health()
+                index = floor(log2(1.0 + seconds * 1e6) * _BUCKETS_PER_OCTAVE)  # histogram.bucket, without the call
+                try:
+                    roster.rows[index][node.column] += 1
+                except (IndexError, OverflowError):
+                    roster.figures.count_with_care(index, node.column)
+                if self._observe is not None:
+                    self._observe(node, seconds, True, now)
+                return
+            self._report_with_care(pick, outcome, reason, leaving, now, cause)
         finally:
             roster.release()
         if self._pending:
             self._news.tell()
+
+    def _report_with_care(
+        self, pick: Pick, outcome: Outcome, reason: str, leaving: int, now: float, cause: Cause
+    ) -> None:
+        """The rare reports: of a failure, of an endpoint in trouble, or when something has fallen due."""
+        node = pick.node
+        roster = self._roster
+        if outcome is _IGNORED:
+            if roster.judge.ignored(pick, now):
+                roster.sort_by_health()
+            return
+        success = outcome is _SUCCESS
+        seconds = now - pick.started
+        if pick.observed is None:  # else the head was counted, and then the body broke off
+            self._count(node, seconds, now)
+        if not success:
+            roster.figures.failures[node.column] += 1
+            self._changed(roster.judge.failed(pick, cause, reason, now, self.rng))
+        elif node.troubled:
+            self._succeeded(pick, leaving, now)
+        if self._observe is not None and (success or not roster.judge.withheld):
+            self._observe(node, seconds, success, now)
+
+    def _count(self, node: Node, seconds: float, now: float) -> None:
+        if now >= self._roster.due:
+            self._roster.figures.advance(now)
+        self._roster.figures.count_with_care(bucket(seconds), node.column)
 
     def note_load(self, node: Node, report: LoadReport | None) -> None:
         """Note what a server said about its load, if it did. Shells call this, while `wants_reports` is true."""
@@ -368,7 +386,7 @@ class Balancer:
         """Let a success that is news to health reach it."""
         if leaving or pick.node.breaker.state is not State.CLOSED:
             self._roster.unreachable.discard(pick.node)
-        self._changed(self._judge.succeeded(pick, leaving, now, self.rng))
+        self._changed(self._roster.judge.succeeded(pick, leaving, now, self.rng))
 
     def _changed(self, changed: bool) -> None:
         """Look after what follows when the state of a breaker may have changed."""
@@ -494,28 +512,15 @@ class Balancer:
         """After how many seconds an attempt is late; None while too little is known to say so."""
         if hedge.delay is not None:
             return max(hedge.least, hedge.delay)
-        seconds, attempts = self._usual(hedge.percentile, now)
+        seconds, attempts = self._roster.usual(hedge.percentile, now)
         return max(hedge.least, seconds) if attempts >= hedge.enough else None
 
     def cut_short(self, started: float, deadline: float, now: float) -> bool:
         """Whether a deadline has ended an attempt that had less time than half of all attempts take."""
         if now < deadline:
             return False
-        seconds, attempts = self._usual(0.5, now)
+        seconds, attempts = self._roster.usual(0.5, now)
         return attempts >= _ENOUGH and deadline - started < seconds
-
-    def _usual(self, percentile: float, now: float) -> tuple[float, int]:
-        """A percentile of the seconds that attempts took in the last 10 to 20 seconds, and how many there were."""
-        seconds, attempts, until = self._quantiles.get(percentile, (0.0, 0, -inf))
-        if now >= until:
-            with self._roster.lock:
-                if now >= self._roster.due:
-                    self._figures.advance(now)
-                counted, before, _ = self._figures.snapshot(now)
-            recent = difference(counted.total(), before.total())
-            seconds, attempts = quantiles(recent, (percentile,))[0] or 0.0, sum(recent)
-            self._quantiles[percentile] = (seconds, attempts, now + _QUANTILE_LASTS)
-        return seconds, attempts
 
     def try_hedge(self, tried: TriedNodes, avoid: Collection[str], try_pick: Callable[..., Pick | None]) -> Pick | None:
         """Pick an endpoint for a second attempt beside one that is late; None if there is none, or no budget left.
@@ -546,10 +551,8 @@ class Balancer:
         seconds = now - pick.started
         with self._roster.lock:
             node.in_flight -= 1
-            if now >= self._roster.due:
-                self._figures.advance(now)
-            self._figures.count_with_care(bucket(seconds), node.column)
-            if self._judge.ignored(pick, now):
+            self._count(node, seconds, now)
+            if self._roster.judge.ignored(pick, now):
                 self._roster.sort_by_health()
             if self._observe is not None:
                 self._observe(node, seconds, True, now)
@@ -636,9 +639,7 @@ class Balancer:
         if self.journal is not None:
             self._choose, self._choose_for = self.journal.watch(self._policy, self._choose, self._choose_for)
         self.wants_reports: bool = wants_reports(self._policy)
-        self._tend = self._policy.tend if isinstance(self._policy, TendingPolicy) else None
-        self._roster.tended = self._tend is not None
-        self._roster.tend_due = inf if self._tend is None else -inf
+        self._roster.tend_with(self._policy.tend if isinstance(self._policy, TendingPolicy) else None)
         self._observe = self._policy.observe if isinstance(self._policy, LearningPolicy) else None
 
     def __repr__(self) -> str:

@@ -36,13 +36,12 @@ class Pick:
 
     __slots__ = ("_balancer", "node", "observed", "record", "started")
 
+    # without an __init__, which costs more than all the rest of a pick: see `pick_of`
+    _balancer: Balancer | None  # None once released
+    node: Node
+    started: float
+    observed: Outcome | None
     record: Record
-
-    def __init__(self, balancer: Balancer, node: Node, started: float) -> None:
-        self._balancer: Balancer | None = balancer  # None once released
-        self.node: Node = node
-        self.started: float = started
-        self.observed: Outcome | None = None
 
     @property
     def endpoint(self) -> Endpoint:
@@ -106,6 +105,16 @@ class Pick:
 
     def __repr__(self) -> str:
         return f"<Pick {self.endpoint}>"
+
+
+def pick_of(balancer: Balancer, node: Node, now: float) -> Pick:
+    """A pick that begins now."""
+    pick = Pick()
+    pick._balancer = balancer
+    pick.node = node
+    pick.started = now
+    pick.observed = None
+    return pick
 
 
 class TriedNodes(list[Node]):

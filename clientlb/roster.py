@@ -12,9 +12,10 @@ from __future__ import annotations
 import threading
 import time
 from bisect import insort
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from math import inf
+from typing import TypeAlias
 
 from clientlb import events
 from clientlb.endpoint import Endpoint
@@ -23,9 +24,15 @@ from clientlb.guard import Key
 from clientlb.health.breaker import State
 from clientlb.health.judge import Judge
 from clientlb.health_options import HealthOptions
+from clientlb.histogram import difference, quantiles
 from clientlb.node import Node
 from clientlb.outbox import Outbox
 from clientlb.stats import Counted, Totals
+
+_QUANTILE_LASTS = 3.0
+"""Seconds for which a percentile of latencies is used before it is looked up again (as in Finagle)."""
+
+Tend: TypeAlias = Callable[[Sequence[Node], float], float]
 
 
 class Roster:
@@ -46,13 +53,11 @@ class Roster:
         ejected: Those whose breaker is not closed.
         by_key: The same as `nodes`.
         unreachable: Those to whom no connection could be made, until a call succeeds there.
-        due: When the next pick has to look after something that does not happen by itself.
-        tended: The policy wants to look at the list when it has changed.
-        tend_due: When it wants to look next; inf is never.
+        due: When the next pick has to look after something that does not happen by itself: at once, if nobody is ready.
         version: Grows with every change of the list.
         panicking: All endpoints are used whatever their state.
         in_pieces: The list is being changed, on this thread.
-        figures: The counters of everybody. gone: Those of endpoints that left.
+        figures: The counters of everybody. rows: Of the figures. gone: Those of endpoints that left.
         judge: Decides who is healthy.
         node_type: What nodes are made of.
     """
@@ -60,7 +65,10 @@ class Roster:
     __slots__ = (
         "_others_due",
         "_outbox",
+        "_quantiles",
         "_service",
+        "_tend",
+        "_tend_due",
         "_unsorted",
         "acquire",
         "by_key",
@@ -77,8 +85,7 @@ class Roster:
         "panicking",
         "ready",
         "release",
-        "tend_due",
-        "tended",
+        "rows",
         "unreachable",
         "version",
     )
@@ -96,13 +103,15 @@ class Roster:
         self.ready: tuple[Node, ...] = ()
         self.ejected: tuple[Node, ...] = ()
         self.unreachable: set[Node] = set()
-        self.due: float = inf
-        self.tended: bool = False
-        self.tend_due: float = inf
+        self.due: float = -inf
+        self._tend: Tend | None = None
+        self._tend_due = inf
         self.version: int = 0
         self.panicking: bool = False
         self.gone: Totals = Totals()
         self.figures: Figures = Figures(now)
+        self.rows = self.figures.rows
+        self._quantiles: dict[float, tuple[float, int, float]] = {}
         self.judge: Judge = Judge(service, health, self.figures, outbox.note, now)
         self._new_lock()
 
@@ -172,8 +181,8 @@ class Roster:
     def _publish(self, nodes: tuple[Node, ...], ejected: list[Node]) -> None:
         self.nodes = nodes
         self.version += 1
-        if self.tended:
-            self.tend_due = -inf
+        if self._tend is not None:
+            self._tend_due = -inf
         self._split(ejected)
 
     def clear(self) -> None:
@@ -182,7 +191,7 @@ class Roster:
         self.nodes = self.ready = self.ejected = ()
         self.by_key = {}
         self.judge.nodes = self.judge.ejected = ()
-        self.due = inf
+        self.due = -inf
 
     def after_fork(self, now: float) -> None:
         """Make the copy in a forked child usable: no call runs here, and the lock may have been held."""
@@ -243,10 +252,35 @@ class Roster:
 
     def set_due(self) -> None:
         """Say when the next pick has to look after something that does not happen by itself."""
-        due = [self.figures.ends, self.judge.due, self.tend_due, self._others_due()]
-        self.due = min(due + [node.breaker.until for node in self.ejected])
+        due = [self.figures.ends, self.judge.due, self._tend_due, self._others_due()]
+        self.due = min(due + [node.breaker.until for node in self.ejected]) if self.ready else -inf
+
+    # ------------------------------------------------------------------ what a policy does now and then
+
+    def tend_with(self, tend: Tend | None) -> None:
+        """Let a policy look at the list before the next pick, after every change, and when it wants to."""
+        self._tend = tend
+        self._tend_due = inf if tend is None else -inf
+
+    def let_tend(self, now: float) -> None:
+        """Let the policy look at the list, if it is time."""
+        if now >= self._tend_due and self._tend is not None:
+            self._tend_due = self._tend(self.nodes, now)
 
     # ------------------------------------------------------------------ insight
+
+    def usual(self, percentile: float, now: float) -> tuple[float, int]:
+        """A percentile of the seconds that attempts took in the last 10 to 20 seconds, and how many there were."""
+        seconds, attempts, until = self._quantiles.get(percentile, (0.0, 0, -inf))
+        if now >= until:
+            with self.lock:
+                if now >= self.due:
+                    self.figures.advance(now)
+                counted, before, _ = self.figures.snapshot(now)
+            recent = difference(counted.total(), before.total())
+            seconds, attempts = quantiles(recent, (percentile,))[0] or 0.0, sum(recent)
+            self._quantiles[percentile] = (seconds, attempts, now + _QUANTILE_LASTS)
+        return seconds, attempts
 
     def counted(self, now: float) -> Counted:
         """What was counted of everybody until now."""

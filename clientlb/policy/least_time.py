@@ -48,6 +48,8 @@ _PAUSE = 1.0
 _Steps = tuple[int, int, int]
 """How far the second, the third and the fourth node of a draw are from the first one. 0 for the second means to look
 for a node that has to be tried again, 0 for the third that two are enough."""
+_Draw = tuple[int, _Steps]
+"""Where the first node of a draw is, and how far from it the others are."""
 
 
 class LeastTime:
@@ -88,9 +90,8 @@ class LeastTime:
 
     __slots__ = (
         "_count",
-        "_firsts",
+        "_draws",
         "_patterns",
-        "_steps",
         "_youth",
         "answers",
         "decay",
@@ -118,9 +119,8 @@ class LeastTime:
         self.failure_factor: float = failure_factor
         self._youth = Youth(slow_start)
         self._count = 0
-        self._firsts: Iterator[int] = iter(())
-        self._steps: Iterator[_Steps] = iter(())
-        self._patterns: LRUCache[int, tuple[Iterator[int], Iterator[_Steps]]] = LRUCache(_KEPT)
+        self._draws: Iterator[_Draw] = iter(())
+        self._patterns: LRUCache[int, Iterator[_Draw]] = LRUCache(_KEPT)
 
     # ------------------------------------------------------------------ who is next
 
@@ -133,23 +133,31 @@ class LeastTime:
                 return nodes[0]
             self._draw_among(count, rng)
         # Python counts negative indices from the end, so a step down from the first one never leaves the tuple
-        first = next(self._firsts)
-        second, third, fourth = steps = next(self._steps)
+        first, steps = next(self._draws)
+        second, third, fourth = steps
         chosen = nodes[first]
-        least = chosen.score * (chosen.in_flight + 1)
+        least = chosen.score
+        if chosen.in_flight:  # of most clients, most nodes are idle, and a product is what costs most here
+            least *= chosen.in_flight + 1
         node = nodes[first - second]
-        cost = node.score * (node.in_flight + 1)
+        cost = node.score
+        if node.in_flight:
+            cost *= node.in_flight + 1
         if cost < least:
             chosen = node
             least = cost
         if third:
             node = nodes[first - third]
-            cost = node.score * (node.in_flight + 1)
+            cost = node.score
+            if node.in_flight:
+                cost *= node.in_flight + 1
             if cost < least:
                 chosen = node
                 least = cost
             node = nodes[first - fourth]
-            cost = node.score * (node.in_flight + 1)
+            cost = node.score
+            if node.in_flight:
+                cost *= node.in_flight + 1
             if cost < least:
                 chosen = node
                 least = cost
@@ -173,8 +181,8 @@ class LeastTime:
         if pattern is None:
             # an order of thousands takes milliseconds to make, and their number changes with every one that leaves
             order = cycle(rng.sample(range(count), count)) if count < _MANY else _numbers(count, rng)
-            pattern = self._patterns[count] = order, cycle(_steps(count, rng))
-        self._firsts, self._steps = pattern
+            pattern = self._patterns[count] = zip(order, cycle(_steps(count, rng)), strict=False)
+        self._draws = pattern
         self._count = count
 
     def _choose_with_care(self, drawn: Sequence[Node], now: float, *, look: bool) -> Node:

@@ -41,14 +41,28 @@ def test_what_takes_too_long_is_counted_in_the_last_bucket(bucket):
     assert counted(figures.snapshot(1.0)[0], column) == {BUCKETS - 1: 2}
 
 
-def test_counters_outgrow_their_four_bytes():
+@pytest.mark.parametrize("endpoints", [2, 1000])
+def test_counters_outgrow_four_bytes(endpoints):
     figures = Figures(0.0)
-    columns = [figures.new_column(), figures.new_column()]
-    count(figures, columns[1], 3)
-    figures.rows[3][columns[0]] = 2**32 - 1
-    count(figures, columns[0], 3, 2)
+    first, *_, last = [figures.new_column() for _ in range(endpoints)]
+    count(figures, last, 3)
+    figures.rows[3][first] = 2**32 - 1
+    count(figures, first, 3, 2)
     now, _, _ = figures.snapshot(1.0)
-    assert [counted(now, column) for column in columns] == [{3: 2**32 + 1}, {3: 1}]
+    assert [counted(now, column) for column in (first, last)] == [{3: 2**32 + 1}, {3: 1}]
+
+
+@pytest.mark.parametrize("most", [7, 2**32 + 7])
+def test_a_fleet_that_grows_keeps_its_counters(most):
+    figures = Figures(0.0)
+    early = figures.new_column()
+    count(figures, early, 3)
+    figures.rows[3][early] = most
+    late = [figures.new_column() for _ in range(1000)][-1]
+    count(figures, late, 3)  # the row is made anew, more compact
+    count(figures, early, 3)
+    now, _, _ = figures.snapshot(1.0)
+    assert [counted(now, column) for column in (early, late)] == [{3: most + 1}, {3: 1}]
 
 
 def test_a_freed_column_leaves_nothing_to_the_next_one():

@@ -47,7 +47,7 @@ def test_a_later_joiner_grows_from_when_it_was_first_seen_and_the_first_list_is_
         found = world.after(seconds)
         assert found.pop("new") == pytest.approx(factor)
         assert set(found.values()) == {1.0}
-    assert world.balancer._roster.tend_due == inf  # nobody looks any more
+    assert world.balancer._roster._tend_due == inf  # nobody looks any more
 
 
 def test_what_the_registry_says_of_the_start_counts_from_the_first_list_on():
@@ -132,7 +132,7 @@ def test_without_a_window_nobody_is_young():
     world.balancer.update(TEN)
     world.balancer.update([*TEN, *endpoints("new", started_at=time.time())])
     assert set(world.after(0.0).values()) == {1.0}
-    assert world.balancer._roster.tend_due == inf
+    assert world.balancer._roster._tend_due == inf
 
 
 def test_aggression_bends_the_curve():
