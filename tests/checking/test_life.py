@@ -158,6 +158,46 @@ def test_a_forked_child_checks_with_a_thread_of_its_own(serve: Make, kind: str) 
     assert "Traceback" not in errors
 
 
+def test_a_forked_child_keeps_no_connection_of_a_check_open(serve: Make) -> None:
+    server = serve("http")
+    server.tell("hang")
+    script = f"""
+        import os
+        from clientlb import Endpoint, HealthOptions, HttpCheck, Options, Services
+        from clientlb.testing import ManualDiscovery
+        from tests.checking.conftest import descriptors
+
+        before = len(descriptors())
+        discovery = ManualDiscovery()
+        services = Services(discovery, options=Options(health=HealthOptions(check=HttpCheck(timeout=60.0))))
+        services["orders"]
+        discovery.set("orders", [Endpoint("127.0.0.1", {server.port}, id=str(number)) for number in range(20)])
+        input()
+        connections = len(descriptors()) - before
+        if not os.fork():
+            print(connections, len(descriptors()) - before, flush=True)
+            os._exit(0)
+        os.wait()
+        services.close()
+        print(len(descriptors()) - before, flush=True)
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        wait_until(lambda: server.tell("seen")["count"] == 20, 20, "all checks are under way")
+        parent, child, left = process.communicate("\n", timeout=30)[0].split()
+    finally:
+        process.kill()
+    assert int(parent) == 23
+    assert int(child) <= 2  # by which other threads wake the loop: a pair of sockets, idle for ever
+    assert int(left) == 0
+
+
 def test_a_process_that_just_exits_does_so_quietly(serve: Make) -> None:
     server = serve("http")
     script = f"""

@@ -4,6 +4,7 @@ import json
 import logging
 import subprocess
 import sys
+from math import inf
 
 import pytest
 
@@ -65,6 +66,11 @@ EVENTS = [
         events.SnapshotUsed("orders", 2, 61.4),
         logging.WARNING,
         "orders: the registry delivered no list; the last good one on disk is used: 2 endpoints, 61 s old",
+    ),
+    (
+        events.Ejected("orders", ONE, "active check failed 3 times: answered 503", inf, "check"),
+        logging.WARNING,
+        "orders: 10.0.0.1:80 gets no calls until its check passes: active check failed 3 times: answered 503",
     ),
     (
         events.Ejected("orders", ONE, "5 failures in a row, the last one 503", 5.0),
@@ -143,7 +149,7 @@ def test_fields_are_ready_for_structured_formatters(event: events.Event, caplog:
     assert fields["clientlb_event"] == type(event).__name__
     assert fields["clientlb_service"] == "orders"
     assert fields.keys() - {"clientlb_event"} == {f"clientlb_{name}" for name in event.__dataclass_fields__}
-    assert json.loads(json.dumps(fields)) == fields
+    assert json.loads(json.dumps(fields, allow_nan=False)) == fields
 
 
 def test_an_event_of_somebody_else_is_written_too() -> None:
