@@ -34,7 +34,7 @@ from clientlb.deadlines import shortest
 from clientlb.endpoint import Endpoint
 from clientlb.errors import DeadlineExceededError, ThrottledError
 from clientlb.options import CallKey, CallOptions, RetryOptions, Where
-from clientlb.outcome import Outcome, Verdict
+from clientlb.outcome import Cause, Outcome, Verdict
 from clientlb.pick import Pick, TriedNodes
 from clientlb.policy import Request
 from clientlb.retry.policy import Refusal, decide
@@ -100,6 +100,7 @@ _RETRYABLE = Outcome.RETRYABLE  # see clientlb.balancer
 FOREVER = 1e6
 """Seconds that no call outlives; infinity is more than the waits of threads can take."""
 _IGNORED = Outcome.IGNORED
+_CONNECT = Cause.CONNECT
 _SUCCESS = Outcome.SUCCESS
 _AWAIT = Await()
 
@@ -338,7 +339,7 @@ def call(
             if throttle is not None:
                 balancer.accepted()  # a failure of the application took work, too
             break
-        if not verdict.sent:
+        if verdict.cause is _CONNECT:
             balancer.unreachable(pick.node)
         if state is None:
             state = RetryState(balancer.rng, pick.started)
@@ -441,7 +442,7 @@ def _race(
             tried.append(pick.node)
             if ended.verdict.outcome is not _IGNORED:
                 balancer.absorb_failure()
-            if not ended.verdict.sent:
+            if ended.verdict.cause is _CONNECT:
                 balancer.unreachable(pick.node)
     except BaseException:
         for each in running:

@@ -144,22 +144,36 @@ class AsyncResponseBody(_ResponseBody):
 
 
 class _OneShotBody:
-    """The body of a request that can be sent only once. It remembers whether it was begun and how it failed.
+    """The body of a request that can be read only once, unless it is a file. It remembers how far it came.
+
+    httpcore itself sends a request again that an HTTP/2 connection did not take. A file would be empty by then.
 
     Args:
         stream: The caller's.
+        rewind: Makes it ready to be read again; None if that is impossible.
     """
 
-    def __init__(self, stream: Any) -> None:
+    refusal: type[Exception]
+    """The flavour's `RemoteProtocolError`."""
+
+    def __init__(self, stream: Any, rewind: Callable[[], object] | None = None) -> None:
         self._stream = stream
+        self.rewind = rewind
         self.begun = False
+        self.refused = False
+        """It was to be read a second time, within one attempt."""
         self.error: Exception | None = None
         """What the caller's own code raised while the body was read: no fault of the endpoint's."""
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[None]:
-        self.begun = True
+        if self.begun and self.rewind is None:
+            self.refused = True
+            raise self.refusal("Server disconnected before it took the request, whose body cannot be read again")
         try:
+            if self.begun and self.rewind is not None:
+                self.rewind()
+            self.begun = True
             yield
         except Exception as error:
             self.error = error

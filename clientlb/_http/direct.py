@@ -11,8 +11,10 @@ from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from clientlb._http.http2 import AsyncLastingBackend, LastingBackend, async_pool, sync_pool
 from clientlb._http.message import copy_to
 from clientlb._http.streams import AsyncDialler, Dialler
+from clientlb._http.verdict import has_no_room
 from clientlb.aio import in_trio
 from clientlb.endpoint import Endpoint
 
@@ -75,8 +77,6 @@ class _Direct:
 
     __slots__ = ("_core", "_dialler", "_errors", "_host", "_pool", "_port", "_response", "aborted")
 
-    _pool_name = "ConnectionPool"
-
     def __init__(self, flavour: Flavour, endpoint: Endpoint, settings: Mapping[str, Any]) -> None:
         limits = settings.get("limits") or flavour.module.Limits(
             max_connections=_MOST_CONNECTIONS, max_keepalive_connections=_MOST_IDLE
@@ -88,14 +88,14 @@ class _Direct:
         self._port = endpoint.port
         self._dialler = self._new_dialler()
         self.aborted: Callable[[str], Exception] | None = None if settings["http2"] else flavour.core.ReadError
-        self._pool = getattr(flavour.core, self._pool_name)(
+        self._pool = self._pool_type(settings["http2"])(
             ssl_context=settings["verify"],
             max_connections=limits.max_connections,
             max_keepalive_connections=limits.max_keepalive_connections,
             keepalive_expiry=limits.keepalive_expiry,
             http1=settings["http1"],
             http2=settings["http2"],
-            network_backend=self._dialler,
+            network_backend=self._backend() if settings["http2"] else self._dialler,
         )
 
     @property
@@ -105,6 +105,18 @@ class _Direct:
 
     def _new_dialler(self) -> Dialler:
         return Dialler(self._core.SyncBackend())
+
+    def _backend(self) -> Any:
+        return LastingBackend(self._dialler, self._core.WriteError)
+
+    def _pool_type(self, http2: bool) -> Any:
+        return sync_pool(self._core) if http2 else self._core.ConnectionPool
+
+    def _without_room(self, error: Exception) -> list[Any]:
+        """Connections on which a server that goes away takes no more requests. httpcore never reads its goodbye."""
+        if not error.args or not has_no_room(error.args[0]):
+            return []
+        return [connection for connection in self._pool.connections if connection.is_idle()]
 
     def _addressed(self, request: Any, scheme: bytes, changes: Mapping[str, Any]) -> Any:
         core = self._core
@@ -133,7 +145,12 @@ class Direct(_Direct):
         try:
             answer = self._pool.handle_request(self._addressed(request, scheme, changes))
         except self._errors.kinds as error:
-            raise self._errors.translated(error) from error
+            full = self._without_room(error)
+            if not full:
+                raise self._errors.translated(error) from error
+            for connection in full:
+                connection.close()
+            return self.send(request, scheme, changes)
         return self._response(answer.status, headers=answer.headers, stream=answer.stream, extensions=answer.extensions)
 
     def close(self) -> None:
@@ -146,17 +163,26 @@ class AsyncDirect(_Direct):
 
     __slots__ = ()
 
-    _pool_name = "AsyncConnectionPool"
-
     def _new_dialler(self) -> Dialler:
         return AsyncDialler(self._core.TrioBackend() if in_trio() else self._core.AnyIOBackend())
+
+    def _backend(self) -> Any:
+        return AsyncLastingBackend(self._dialler, self._core.WriteError)
+
+    def _pool_type(self, http2: bool) -> Any:
+        return async_pool(self._core) if http2 else self._core.AsyncConnectionPool
 
     async def send(self, request: Any, scheme: bytes, changes: Mapping[str, Any]) -> Any:
         """As that of `Direct`."""
         try:
             answer = await self._pool.handle_async_request(self._addressed(request, scheme, changes))
         except self._errors.kinds as error:
-            raise self._errors.translated(error) from error
+            full = self._without_room(error)
+            if not full:
+                raise self._errors.translated(error) from error
+            for connection in full:
+                await connection.aclose()
+            return await self.send(request, scheme, changes)
         return self._response(answer.status, headers=answer.headers, stream=answer.stream, extensions=answer.extensions)
 
     async def aclose(self) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 from clientlb._http.body import AsyncOneShotBody, OneShotBody, aclose_retired, close_retired
 from clientlb._http.flavour import Flavour
 from clientlb._http.links import Link, Links
-from clientlb._http.message import AnyRequest, is_idempotent, is_replayable
+from clientlb._http.message import AnyRequest, is_idempotent, is_replayable, rewinding
 from clientlb._http.timeouts import Interrupt, Timeouts
 from clientlb._http.verdict import of_status
 from clientlb.balancer import Balancer
@@ -92,11 +92,19 @@ class _Exchange(ABC, Generic[AnyRequest]):
             self._limits = Limits.of(balancer, options)
         self._idempotent = is_idempotent(request, options, retry)
         self._replayable = is_replayable(request.stream, flavour.byte_stream)
-        self._body: OneShotBody | AsyncOneShotBody | None = None if self._replayable else self._one_shot()
+        self._body: OneShotBody | AsyncOneShotBody | None = None
+        if not self._replayable:
+            self._body = body = self._one_shot()
+            self._replayable = body is not None and body.rewind is not None
 
     @property
     def _hedged(self) -> bool:
-        return self._retry.hedge is not None and self._idempotent and self._replayable
+        # several attempts at once cannot read one file
+        return (
+            self._retry.hedge is not None
+            and self._idempotent
+            and type(self._request.stream) is self._flavour.byte_stream
+        )
 
     def _steps(self, begun: Attempt | None) -> Steps:
         options, balancer = self._options, self._balancer
@@ -217,7 +225,9 @@ class Exchange(_Exchange[AnyRequest]):
 
     def _one_shot(self) -> OneShotBody | None:
         stream = self._request.stream
-        return self._flavour.one_shot_body(stream) if isinstance(stream, self._flavour.sync_stream) else None
+        if not isinstance(stream, self._flavour.sync_stream):
+            return None
+        return self._flavour.one_shot_body(stream, rewinding(stream, self._flavour.chunks))
 
     def call(self, crew: Crew) -> Any:
         """Make the call; returns the response of the attempt that stands.
@@ -268,7 +278,7 @@ class Exchange(_Exchange[AnyRequest]):
         try:
             response = link.transport.send(self._request, scheme, changes)
         except BaseException as error:
-            if latest is link.transport.latest:
+            if latest is link.transport.latest or (self._body is not None and self._body.refused):
                 self._failed_on_a_kept_connection(error, pick)
             if self._links.give_back(link):
                 close_retired(self._links)
@@ -350,7 +360,7 @@ class AsyncExchange(_Exchange[AnyRequest]):
         try:
             response = await link.transport.send(self._request, scheme, changes)
         except BaseException as error:
-            if latest is link.transport.latest:
+            if latest is link.transport.latest or (self._body is not None and self._body.refused):
                 self._failed_on_a_kept_connection(error, pick)
             if self._links.give_back(link):
                 await aclose_retired(self._links)

@@ -59,6 +59,8 @@ class Flavour:
         self.async_response_body: type[AsyncResponseBody] = _mixed(AsyncResponseBody, module.AsyncByteStream)
         self.one_shot_body: type[OneShotBody] = _mixed(OneShotBody, module.SyncByteStream)
         self.async_one_shot_body: type[AsyncOneShotBody] = _mixed(AsyncOneShotBody, module.AsyncByteStream)
+        self.one_shot_body.refusal = self.async_one_shot_body.refusal = module.RemoteProtocolError
+        self.chunks: type = type(module.Request("POST", "http://unused", content=iter(())).stream)
 
     def not_sent_error(self, error: NotSentError, request: Request) -> NotSentError:
         """The same error as the caller's flavour knows it."""

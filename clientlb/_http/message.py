@@ -6,7 +6,8 @@ endpoint gets is a shallow copy with another URL. That costs 2 µs; building a r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from clientlb.options import CallOptions, RetryOptions
@@ -151,14 +152,24 @@ def is_idempotent(request: Request, options: CallOptions | None, retry: RetryOpt
 
 
 def is_replayable(stream: Any, byte_stream: type) -> bool:
-    """Whether a body can be sent twice: bytes can, and a multipart form of bytes and of files that can be rewound.
-
-    A list of chunks could be, too, but cannot be told from a file that is read to its end.
-    """
+    """Whether a body can be sent twice as it is: bytes, or a multipart form of bytes and of files with a `seek`."""
     if isinstance(stream, byte_stream):
         return True
     fields = getattr(stream, "fields", None)  # httpx's multipart stream, which rewinds its files itself
     return isinstance(fields, list) and all(_can_be_read_again(getattr(field, "file", b"")) for field in fields)
+
+
+def rewinding(stream: Any, chunks: type) -> Callable[[], object] | None:
+    """What makes a body ready to be read again: a file is rewound to where it was; None if that is impossible.
+
+    Args:
+        stream: The body of a request.
+        chunks: httpx's stream over a file or an iterable; which of them, it does not tell.
+    """
+    source = getattr(stream, "_stream", None) if type(stream) is chunks else None
+    if isinstance(source, (list, tuple)):
+        return lambda: None
+    return partial(source.seek, source.tell()) if source is not None and _can_be_read_again(source) else None
 
 
 def _can_be_read_again(file: Any) -> bool:

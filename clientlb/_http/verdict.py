@@ -5,7 +5,8 @@ any other 5xx                   FAILURE
 any other status                SUCCESS       the server works; a 404 is an answer
 refused, connect timeout        RETRYABLE     never sent: safe to repeat whatever the method
 broken off, read timeout, ...   RETRYABLE     may have been processed
-stream refused (HTTP/2)         RETRYABLE     never processed: safe to repeat whatever the method
+not taken (HTTP/2): refused,    RETRYABLE     never processed: safe to repeat whatever the method
+  too many streams, GOAWAY
 broke before any answer came,   RETRYABLE     no evidence: see `Verdict.stale`
   on a connection used before
 everything else                 IGNORED       the caller's own: pool limit, bad header, error in its body
@@ -13,6 +14,7 @@ everything else                 IGNORED       the caller's own: pool limit, bad 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from types import ModuleType
@@ -31,6 +33,12 @@ _HUNG_UP = ("Server disconnected", "<ConnectionTerminated")
 """How httpcore's protocol errors begin when the server closed the connection, and did not answer with nonsense."""
 _REFUSED_STREAM = 7
 """The HTTP/2 error code for a request that the server did not process at all (RFC 9113, 8.7)."""
+_NO_ROOM = ("TooManyStreamsError", "NoAvailableStreamIDError")
+"""What h2 raises when the server allows no more requests on the connection."""
+_STREAM_GONE = ("NoSuchStreamError", "StreamClosedError")
+"""What h2 raises when the server has reset a request that is still being sent, or closed the connection."""
+_CLOSED = re.compile(r"Invalid input ConnectionInputs\.SEND_(HEADERS|DATA) in state ConnectionState\.CLOSED").fullmatch
+"""What h2 says when the connection was closed while a request was about to be sent, or being sent."""
 
 
 class ErrorVerdicts:
@@ -45,6 +53,7 @@ class ErrorVerdicts:
         self._maybe_sent = tuple(getattr(module, name) for name in _MAYBE_SENT)
         self._broken = tuple(getattr(module, name) for name in _BROKEN)
         self._protocol_error: type[Exception] = module.RemoteProtocolError
+        self._local_error: type[Exception] = module.LocalProtocolError
 
     def of(self, error: Exception, *, untouched: bool = False, stale: bool = False) -> Verdict:
         """Judge an exception that ended an attempt.
@@ -57,26 +66,51 @@ class ErrorVerdicts:
         reason = type(error).__name__
         if isinstance(error, self._never_sent):
             return Verdict(Outcome.RETRYABLE, reason, sent=False, untouched=untouched, cause=Cause.CONNECT)
+        refused = _was_not_taken(error)
+        maybe_sent = refused or isinstance(error, self._maybe_sent) or self._was_closed(error)
         if stale:
-            return Verdict(Outcome.RETRYABLE, f"{reason} on a kept connection", untouched=untouched, stale=True)
-        if isinstance(error, self._maybe_sent):
-            refused = isinstance(error, self._protocol_error) and _refused_stream(error)
-            return Verdict(Outcome.RETRYABLE, reason, sent=not refused, untouched=untouched)
-        return Verdict(Outcome.IGNORED, reason)
+            reason = f"{reason} on a kept connection"
+        elif not maybe_sent:
+            return Verdict(Outcome.IGNORED, reason)
+        cause = Cause.OVERLOAD if refused else Cause.APPLICATION
+        return Verdict(Outcome.RETRYABLE, reason, sent=not refused, untouched=untouched, cause=cause, stale=stale)
 
     def hung_up(self, error: BaseException) -> bool:
         """Whether the connection broke or was closed, as opposed to something wrong that came through it."""
         if isinstance(error, self._protocol_error):
             return str(error).startswith(_HUNG_UP)
-        return isinstance(error, self._broken)
+        return isinstance(error, self._broken) or self._was_closed(error)
+
+    def _was_closed(self, error: BaseException) -> bool:
+        if not isinstance(error, self._local_error):
+            return False
+        return _CLOSED(str(error)) is not None or type(_event_of(error)).__name__ in _STREAM_GONE
 
 
-def _refused_stream(error: Exception) -> bool:
-    for each in (error, error.__cause__):
-        event = each.args[0] if each is not None and each.args else None  # h2's StreamReset, from httpcore
-        if getattr(event, "error_code", None) == _REFUSED_STREAM and hasattr(event, "stream_id"):
-            return True
-    return False
+def _was_not_taken(error: Exception) -> bool:
+    """Whether the server has not looked at the request: it reset the stream, ended the connection or has no room."""
+    event = _event_of(error)
+    if event is None:
+        return False
+    if getattr(event, "error_code", None) == _REFUSED_STREAM and hasattr(event, "stream_id"):
+        return True
+    closed = _CLOSED(str(error))
+    return (
+        getattr(event, "last_stream_id", None) == 0
+        or has_no_room(event)
+        or (closed is not None and closed[1] == "HEADERS")
+    )
+
+
+def has_no_room(event: object) -> bool:
+    """Whether h2 did not send a request, because the server allows no more of them on the connection."""
+    return type(event).__name__ in _NO_ROOM
+
+
+def _event_of(error: BaseException) -> object:
+    """What h2 has said, which httpcore has put into its error; None without any."""
+    core = error.__cause__
+    return core.args[0] if core is not None and core.args else None
 
 
 def of_status(
