@@ -19,7 +19,7 @@ from typing import TypeAlias
 
 from clientlb import events
 from clientlb.endpoint import Endpoint
-from clientlb.figures import Figures
+from clientlb.figures import Figures, Rows
 from clientlb.guard import Key
 from clientlb.health.breaker import State
 from clientlb.health.judge import Judge
@@ -110,18 +110,19 @@ class Roster:
         self.panicking: bool = False
         self.gone: Totals = Totals()
         self.figures: Figures = Figures(now)
-        self.rows = self.figures.rows
+        self.rows: Rows = self.figures.rows
         self._quantiles: dict[float, tuple[float, int, float]] = {}
         self.judge: Judge = Judge(service, health, self.figures, outbox.note, now)
         self._new_lock()
 
     def _new_lock(self) -> None:
         # reentrant, at the same price: the garbage collector may end an abandoned call while this thread has the lock
-        self.lock = threading.RLock()
-        self.in_pieces = self._unsorted = False
+        self.lock: threading.RLock = threading.RLock()
+        self.in_pieces: bool = False
+        self._unsorted = False
         # on the hot path these two cost half of what `with` does (CPython 3.11: 140 ns against 270 ns)
-        self.acquire = self.lock.acquire
-        self.release = self.lock.release
+        self.acquire: Callable[[], bool] = self.lock.acquire
+        self.release: Callable[[], None] = self.lock.release
 
     @contextmanager
     def changing(self) -> Iterator[None]:

@@ -7,6 +7,7 @@ It starts with the first service whose options have a check, and ends with `clos
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 import random
 import selectors
@@ -48,7 +49,7 @@ class Checker:
         if check is None:
             return
         if isinstance(check, GrpcCheck):
-            pass  # fails here, where the user can see it
+            importlib.import_module("clientlb.checking.grpc")  # fails here, where the user can see it
         with self._lock:
             if self._closed:
                 return
