@@ -8,9 +8,6 @@ import time
 from collections import Counter
 
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from clientlb import (
     Balancer,
@@ -777,73 +774,3 @@ def test_in_flight_is_zero_after_many_threads():
     stats = bench.balancer.stats()
     assert stats.in_flight == 0
     assert all(node.in_flight == 0 for node in bench.balancer.nodes)
-
-
-class Anything(RuleBasedStateMachine):
-    """Any sequence of picks, outcomes, updates and time."""
-
-    @initialize(
-        policy=st.sampled_from(["least_time", "p2c", "round_robin", "random"]),
-        hold=st.sampled_from([0, 5, 30]),
-        empty_hold=st.sampled_from([0, 5, 60]),
-    )
-    def begin(self, policy, hold, empty_hold):
-        self.bench = Bench(1, 2, 3, policy=policy, guard=GuardOptions(hold=hold, empty_hold=empty_hold))
-        self.running = []
-
-    @rule(repeatable=st.booleans(), exclude=st.integers(0, 3))
-    def pick(self, repeatable, exclude):
-        balancer = self.bench.balancer
-        healthy = [node for node in balancer.nodes if not node.troubled or node.breaker.state.value == "closed"]
-        due = [node for node in balancer.nodes if node.breaker.probe_due(self.bench.clock())]
-        pick = balancer.try_pick(balancer.nodes[:exclude], repeatable=repeatable)
-        assert (pick is None) == (not balancer.nodes)
-        if pick is None:
-            return
-        if healthy and not exclude:
-            assert pick.node in healthy or pick.node in due, "an ejected endpoint only as a probe"
-        self.running.append(pick)
-
-    @rule(index=st.integers(0, 50), outcome=st.sampled_from(Outcome), observed=st.booleans())
-    def finish(self, index, outcome, observed):
-        if self.running:
-            pick = self.running.pop(index % len(self.running))
-            if observed:
-                pick.observe(outcome)
-            pick.release(outcome)
-
-    @rule(ports=st.sets(st.integers(1, 6), max_size=6))
-    def update(self, ports):
-        self.bench.balancer.update(endpoints(*ports))
-
-    @rule()
-    def lose_the_registry(self):
-        self.bench.balancer.error(DiscoveryError("down"))
-
-    @rule(seconds=st.floats(0.001, 40))
-    def wait(self, seconds):
-        self.bench.clock.advance(seconds)
-
-    @rule()
-    def look(self):
-        self.bench.balancer.explain()
-        assert self.bench.balancer.stats().failures_per_second >= 0
-
-    @invariant()
-    def every_running_call_is_counted_once(self):
-        assert self.bench.balancer.stats().in_flight == len(self.running)
-
-    @invariant()
-    def nobody_holds_a_probe_that_is_not_running(self):
-        for node in self.bench.balancer.nodes:
-            if node.breaker.probe is not None:
-                assert node.breaker.state.value == "half-open"
-
-    def teardown(self):
-        for pick in self.running:
-            pick.release(Outcome.IGNORED)
-        assert all(node.in_flight == 0 for node in self.bench.balancer.nodes)
-
-
-TestAnything = Anything.TestCase
-TestAnything.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)

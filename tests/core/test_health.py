@@ -230,6 +230,21 @@ def test_who_has_not_answered_since_a_pause_is_ejected_for_what_had_piled_up():
     assert [port for port, _ in bench.ejected] == [1]
 
 
+def test_a_probe_that_fails_in_our_own_trouble_is_given_back():
+    bench = Bench(4)
+    bench.pattern(1, "-----")
+    bench.call(2)
+    bench.clock.advance(5)
+    probe = bench.balancer.try_pick()
+    assert probe.endpoint.port == 1
+    for port in (2, 3, 4):
+        bench.pattern(port, "-----", seconds=0.001)
+    assert len(bench.seen(events.EjectionSuspended)) == 1
+    probe.release(Outcome.FAILURE, "503")
+    another = bench.balancer.try_pick()
+    assert another.node.breaker.probe is another
+
+
 class Pupil(RoundRobin):
     """Remembers what it was told."""
 
