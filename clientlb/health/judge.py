@@ -301,7 +301,10 @@ class Judge:
             self._would = {key: until for key, until in self._would.items() if until > now}
             self._would[node, rule] = now + self.options.open_for
             self._note(events.WouldEject(self._service, node.endpoint, rule, reason))
-        node.breaker.forget()
+        if rule == "consecutive":  # else it would stand before the rules that are in force
+            node.breaker.failures = 0
+        elif rule == "connect":
+            node.breaker.refusals = 0
 
     def _open_again(self, node: Node, now: float, rng: random.Random) -> bool:
         breaker = node.breaker

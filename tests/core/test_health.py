@@ -180,6 +180,15 @@ def test_rule_on_trial_ejects_nobody_and_says_so_once(rule):
     assert (would.endpoint.port, would.rule) == (1, rule)
 
 
+def test_rule_on_trial_does_not_keep_others_from_ejecting():
+    bench = Bench(3, dry_run={"ratio"})
+    bench.pattern(1, "++++++++-----")
+    (ratio,) = bench.seen(events.WouldEject)
+    assert ratio.rule == "ratio", "at the third failure of eleven calls"
+    (ejected,) = bench.seen(events.Ejected)
+    assert ejected.rule == "consecutive"
+
+
 def test_nobody_is_ejected_when_this_process_stood_still():
     bench = Bench(4)
     running = [bench.pick(port) for port in range(1, 5) for _ in range(8)]
