@@ -45,6 +45,8 @@ class BalancedClient(Generic[TransportT]):
         hosts: Hosts | None = None,
         inner: Callable[[Endpoint], TransportT] | None = None,
         max_idle: int = MAX_IDLE,
+        uds: Callable[[Endpoint], str | None] | None = None,
+        base_path: Callable[[Endpoint], str | None] | None = None,
         verify: ssl.SSLContext | str | bool = True,
         cert: Any = None,
         trust_env: bool = True,
@@ -58,14 +60,14 @@ class BalancedClient(Generic[TransportT]):
 
         Args:
             services: Where the endpoints come from. It is borrowed: closing the client leaves it open.
-            hosts, inner, max_idle: As for the transport.
+            hosts, inner, max_idle, uds, base_path: As for the transport.
             verify, cert, trust_env, http1, http2, limits: As in httpx, for services and for ordinary hosts.
             mounts: As in httpx. A mount that names a host comes before the services, any other one after them.
             options: Everything else that the client of the flavour takes. `proxy`, the proxies of the environment and
                 `transport` are for ordinary hosts only; services are called directly.
 
         Raises:
-            ConfigurationError: `hosts` or `max_idle` cannot be right.
+            ConfigurationError: As for the transport.
         """
         shell_type = self._shell_type
         self._made: list[tuple[TransportT, Callable[[], TransportT]]] = []
@@ -73,7 +75,8 @@ class BalancedClient(Generic[TransportT]):
         arguments = settings.arguments(shell_type._flavour.module)
         client: Any = super()
         client.__init__(**arguments, mounts=mounts, **options)
-        shell = shell_type(services, hosts=hosts, inner=inner, max_idle=max_idle, **arguments)
+        ways = {"inner": inner, "max_idle": max_idle, "uds": uds, "base_path": base_path}
+        shell = shell_type(services, hosts=hosts, **ways, **arguments)
         named = {
             pattern: transport
             for pattern, transport in self._mounts.items()

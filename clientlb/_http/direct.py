@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from clientlb._http.http2 import AsyncLastingBackend, LastingBackend, async_pool, sync_pool
 from clientlb._http.message import copy_to
+from clientlb._http.place import Place, below
 from clientlb._http.streams import AsyncDialler, Dialler
 from clientlb._http.verdict import has_no_room
 from clientlb.aio import in_trio
@@ -69,15 +70,16 @@ class _Direct:
         flavour: Of the client.
         endpoint: Where to.
         settings: `verify`, `http1`, `http2` and perhaps `limits`, as `Settings.arguments` makes them.
+        place: Where to, beyond host and port.
 
     Attributes:
         aborted: Makes the error of an attempt that is ended early, which cuts its connection; None if that must not be,
             because calls over HTTP/2 share one.
     """
 
-    __slots__ = ("_core", "_dialler", "_errors", "_host", "_pool", "_port", "_response", "aborted")
+    __slots__ = ("_core", "_dialler", "_errors", "_host", "_pool", "_port", "_prefix", "_response", "aborted")
 
-    def __init__(self, flavour: Flavour, endpoint: Endpoint, settings: Mapping[str, Any]) -> None:
+    def __init__(self, flavour: Flavour, endpoint: Endpoint, place: Place, settings: Mapping[str, Any]) -> None:
         limits = settings.get("limits") or flavour.module.Limits(
             max_connections=_MOST_CONNECTIONS, max_keepalive_connections=_MOST_IDLE
         )
@@ -86,6 +88,7 @@ class _Direct:
         self._response = flavour.module.Response
         self._host = endpoint.host.encode()
         self._port = endpoint.port
+        self._prefix = place.base_path
         self._dialler = self._new_dialler()
         self.aborted: Callable[[str], Exception] | None = None if settings["http2"] else flavour.core.ReadError
         self._pool = self._pool_type(settings["http2"])(
@@ -95,6 +98,7 @@ class _Direct:
             keepalive_expiry=limits.keepalive_expiry,
             http1=settings["http1"],
             http2=settings["http2"],
+            uds=place.uds,
             network_backend=self._backend() if settings["http2"] else self._dialler,
         )
 
@@ -120,9 +124,12 @@ class _Direct:
 
     def _addressed(self, request: Any, scheme: bytes, changes: Mapping[str, Any]) -> Any:
         core = self._core
+        target = request.url.raw_path
+        if self._prefix:
+            target = below(self._prefix, target)
         return core.Request(
             request.method,
-            core.URL(scheme=scheme, host=self._host, port=self._port, target=request.url.raw_path),
+            core.URL(scheme=scheme, host=self._host, port=self._port, target=target),
             headers=changes.get("headers", request.headers).raw if changes else request.headers.raw,
             content=changes.get("stream", request.stream) if changes else request.stream,
             extensions=changes.get("extensions", request.extensions) if changes else request.extensions,

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeAlias, TypeVar
 
+from clientlb._http.place import ORDINARY, Place
 from clientlb.balancer import Balancer
 from clientlb.endpoint import Endpoint
 
@@ -33,12 +34,14 @@ class Link(Generic[TransportT]):
         calls: How many calls use it now.
         used: Ordinal of its last use.
         leaving: It is to be retired when its last call ends.
+        place: Where the endpoint was when the link was made, beyond host and port.
     """
 
-    __slots__ = ("calls", "leaving", "transport", "used")
+    __slots__ = ("calls", "leaving", "place", "transport", "used")
 
-    def __init__(self, transport: TransportT) -> None:
+    def __init__(self, transport: TransportT, place: Place) -> None:
         self.transport = transport
+        self.place = place
         self.calls = 0
         self.used = 0
         self.leaving = False
@@ -51,18 +54,24 @@ class Links(Generic[TransportT]):
         make: Makes the transport to an endpoint.
         make_ordinary: Makes the transport for everything that is no service.
         max_idle: How many links are kept while no call uses them.
+        place_of: Where an endpoint is, beyond host and port.
 
     Attributes:
         inherited: This is a forked child, and they belong to its parent: whatever began before the fork ends there.
     """
 
     def __init__(
-        self, make: Callable[[Endpoint], TransportT], make_ordinary: Callable[[], TransportT], max_idle: int
+        self,
+        make: Callable[[Endpoint, Place], TransportT],
+        make_ordinary: Callable[[], TransportT],
+        max_idle: int,
+        place_of: Callable[[Endpoint], Place] = lambda endpoint: ORDINARY,
     ) -> None:
         self.inherited: bool = False
         self._make = make
         self._make_ordinary = make_ordinary
         self._max_idle = max_idle
+        self._place_of = place_of
         self._lock = threading.Lock()
         self._acquire, self._release = self._lock.acquire, self._lock.release  # for every call; see Balancer
         self._links: dict[Key, Link[TransportT]] = {}
@@ -86,7 +95,8 @@ class Links(Generic[TransportT]):
                 self._let_leavers_go(balancer)
             link = self._links.get(key)
             if link is None:
-                link = self._links[key] = Link(self._make(endpoint))
+                place = self._place_of(endpoint)
+                link = self._links[key] = Link(self._make(endpoint, place), place)
                 self._make_room(link)
             link.calls += 1
             self._uses += 1
@@ -138,8 +148,12 @@ class Links(Generic[TransportT]):
 
     def _let_leavers_go(self, balancer: Balancer) -> None:
         self._versions[balancer.service] = balancer.version
-        present = {(endpoint.host, endpoint.port) for endpoint in balancer.endpoints}
-        for key in [key for key in self._links if key[0] == balancer.service and key[1:3] not in present]:
+        service, place_of = balancer.service, self._place_of
+        present = {(endpoint.host, endpoint.port, place_of(endpoint)) for endpoint in balancer.endpoints}
+        gone = [
+            key for key, link in self._links.items() if key[0] == service and (*key[1:3], link.place) not in present
+        ]
+        for key in gone:
             self._let_go(key)
 
     def _make_room(self, newcomer: Link[TransportT]) -> None:

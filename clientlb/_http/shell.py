@@ -20,10 +20,11 @@ from clientlb._http.flavour import Flavour, Settings
 from clientlb._http.hosts import Hosts, host_rule
 from clientlb._http.links import Links
 from clientlb._http.message import URL, AnyRequest
+from clientlb._http.place import Place, Places
 from clientlb.aio import is_over, run_in, running_loop
 from clientlb.crew import Crew
 from clientlb.endpoint import Endpoint
-from clientlb.errors import ClosedError, NotSentError
+from clientlb.errors import ClosedError, ConfigurationError, NotSentError
 from clientlb.forks import never_free, survive_forks
 from clientlb.require import require_int
 from clientlb.services import Services
@@ -68,6 +69,8 @@ class Shell(ABC, Generic[TransportT]):
         http2: bool = False,
         limits: Any = None,
         max_idle: int = MAX_IDLE,
+        uds: Callable[[Endpoint], str | None] | None = None,
+        base_path: Callable[[Endpoint], str | None] | None = None,
     ) -> None:
         """Make a transport. It connects at the first request.
 
@@ -83,11 +86,18 @@ class Shell(ABC, Generic[TransportT]):
             http1, http2: As in httpx.
             limits: As in httpx, but per endpoint.
             max_idle: To how many endpoints connections are kept while no call uses them (default 512).
+            uds: The unix socket of an endpoint, to be connected to instead of its host and port; None for one that has
+                none (default: none has).
+            base_path: What comes before the path of every URL at an endpoint, such as `/api`; None for nothing
+                (default: nothing). A URL that lies there already, as a redirect of the server may, is left as it is.
 
         Raises:
-            ConfigurationError: `hosts` or `max_idle` cannot be right.
+            ConfigurationError: `hosts` or `max_idle` cannot be right, or there is `uds` or `base_path` besides `inner`.
         """
         require_int("max_idle", max_idle, 0)
+        if inner is not None and (uds is not None or base_path is not None):
+            raise ConfigurationError("uds and base_path are for transports of our own: with inner, it decides")
+        self._places = Places(uds, base_path)
         self._services = services
         self._rule = host_rule(services, hosts)
         self._max_idle = max_idle
@@ -97,10 +107,10 @@ class Shell(ABC, Generic[TransportT]):
         settings = Settings(verify=verify, cert=cert, trust_env=trust_env, http1=http1, http2=http2, limits=limits)
         arguments = settings.arguments(module) if needed else {}
         direct, through = self._ways
-        self._make: Callable[[Endpoint], Any] = (
+        self._make: Callable[[Endpoint, Place], Any] = (
             partial(direct, self._flavour, settings=arguments)
             if inner is None
-            else lambda endpoint: through(self._flavour, endpoint, inner(endpoint))
+            else lambda endpoint, place: through(self._flavour, endpoint, inner(endpoint))
         )
         self._make_ordinary: Callable[[], TransportT] = (
             partial(getattr(module, self._transport_name), **arguments) if passthrough is None else lambda: passthrough
@@ -124,7 +134,7 @@ class Shell(ABC, Generic[TransportT]):
         self._begin()
 
     def _new_links(self) -> Links[TransportT]:
-        return Links(self._make, self._make_ordinary, self._max_idle)
+        return Links(self._make, self._make_ordinary, self._max_idle, self._places.of)
 
     def service_of(self, url: URL) -> str | None:
         """The name of the service that a URL is for; None for an ordinary host."""

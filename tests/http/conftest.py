@@ -29,8 +29,8 @@ ROOT = Path(__file__).parents[2]
 class Process:
     """One `tests.http.server`."""
 
-    def __init__(self, name: str, *certificate: str) -> None:
-        command = [sys.executable, "-m", "tests.http.server", name, *certificate]
+    def __init__(self, name: str, *arguments: str) -> None:
+        command = [sys.executable, "-m", "tests.http.server", name, *arguments]
         self._process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.name = name
         assert self._process.stdout is not None
@@ -179,8 +179,8 @@ def start() -> Iterator[Callable[..., Process]]:
     """Starts servers of a test's own."""
     with contextlib.ExitStack() as stack:
 
-        def start(name: str, *certificate: str) -> Process:
-            server = Process(name, *certificate)
+        def start(name: str, *arguments: str) -> Process:
+            server = Process(name, *arguments)
             stack.callback(server.stop)
             return server
 

@@ -1,4 +1,4 @@
-"""A small HTTP/1.1 server that misbehaves on request: `python -m tests.http.server NAME [CERTIFICATE KEY]`.
+"""A small HTTP/1.1 server that misbehaves on request: `python -m tests.http.server NAME [CERTIFICATE KEY] [OPTIONS]`.
 
 It prints its port and ends when its standard input is closed, so it cannot outlive the test that started it. The query
 says how to answer: `?at=a` means that only server `a` does what the path says, `header=` adds a header to the answer,
@@ -9,6 +9,7 @@ notices when the client hangs up, and counts that as a call of `/hung-up`.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import socket
@@ -126,14 +127,17 @@ class Server:
         writer.write(b"0\r\n\r\n")
         await writer.drain()
 
-    async def serve(self, context: ssl.SSLContext | None) -> None:
+    async def serve(self, context: ssl.SSLContext | None, unix: str | None) -> None:
         server = await asyncio.start_server(self.connected, HOSTS[0], 0, ssl=context)
         port = server.sockets[0].getsockname()[1]
-        others = await asyncio.start_server(self.connected, HOSTS[1:], port, ssl=context)
+        others = [await asyncio.start_server(self.connected, HOSTS[1:], port, ssl=context)]
+        if unix is not None:
+            others.append(await asyncio.start_unix_server(self.connected, unix, ssl=context))
+            others.append(await asyncio.start_server(self.connected, "::1", port, ssl=context))
         print(port, flush=True)
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
-        server.close()
-        others.close()
+        for each in (server, *others):
+            each.close()
 
 
 async def hung_up(reader: asyncio.StreamReader, seconds: float) -> bool:
@@ -154,15 +158,24 @@ async def read_body(reader: asyncio.StreamReader, headers: dict[str, str]) -> by
     return body
 
 
-def main(name: str, *certificate: str) -> None:
-    server = Server(name)
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("name")
+    parser.add_argument("certificate", nargs="*")
+    parser.add_argument("--clients", help="certificate of the authority whose clients alone are served")
+    parser.add_argument("--unix", help="listen on this socket and on IPv6, too")
+    arguments = parser.parse_args()
+    server = Server(arguments.name)
     context = None
-    if certificate:
+    if arguments.certificate:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(*certificate)
+        context.load_cert_chain(*arguments.certificate)
         context.sni_callback = lambda connection, server_name, context: server.server_names.append(server_name)
-    asyncio.run(server.serve(context))
+        if arguments.clients:
+            context.load_verify_locations(arguments.clients)
+            context.verify_mode = ssl.CERT_REQUIRED
+    asyncio.run(server.serve(context, arguments.unix))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

@@ -16,6 +16,7 @@ import clientlb
 from clientlb._http.hosts import host_rule
 from clientlb._http.links import Links
 from clientlb._http.message import EndpointURL, copy_to, is_idempotent, is_replayable
+from clientlb._http.place import Places, below
 from clientlb._http.verdict import LONGEST_RETRY_AFTER, ErrorVerdicts, of_status, retry_after
 from clientlb.balancer import Balancer
 from clientlb.outcome import Outcome
@@ -194,6 +195,34 @@ def test_idempotency_is_the_methods_the_keys_or_the_calls(method: str) -> None:
     assert is_idempotent(plain, clientlb.CallOptions(), clientlb.RetryOptions(methods=frozenset())) is False
 
 
+@pytest.mark.parametrize(
+    ("base_path", "target", "expected"),
+    [
+        (b"/api", b"/v1?q=1", b"/api/v1?q=1"),
+        (b"/api", b"/", b"/api/"),
+        (b"/api", b"/?q=/api/", b"/api/?q=/api/"),
+        (b"/api", b"/api/v1", b"/api/v1"),
+        (b"/api", b"/api?q", b"/api?q"),
+        (b"/api", b"/apis", b"/api/apis"),
+        (b"/api", b"//api", b"/api//api"),
+        (b"/api", b"*", b"*"),
+    ],
+)
+def test_what_lies_below_a_base_path(base_path: bytes, target: bytes, expected: bytes) -> None:
+    assert below(base_path, target) == expected
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, b""), ("", b""), ("/", b""), ("/a", b"/a"), ("/a/b/", b"/a/b")])
+def test_base_paths(given: str | None, expected: bytes) -> None:
+    assert Places(None, lambda endpoint: given).of(clientlb.Endpoint("h", 1)).base_path == expected
+
+
+@pytest.mark.parametrize("given", ["api", "/a?b", "/a#b", "/a b", "/a\r\nb", "/ü", "http://x/"])
+def test_base_paths_that_are_none(given: str) -> None:
+    with pytest.raises(clientlb.ConfigurationError, match="begins with a slash"):
+        Places(None, lambda endpoint: given).of(clientlb.Endpoint("h", 1))
+
+
 @pytest.mark.parametrize("library", FLAVOURS)
 def test_the_copy_of_a_request_leaves_the_original_alone(library: Any) -> None:
     url_class: type[EndpointURL] = type("EndpointURL", (EndpointURL, library.URL), {})
@@ -231,7 +260,7 @@ class Fleet:
         self.made: list[clientlb.Endpoint] = []
         self.links: Links[int] = Links(self._make, lambda: 1000, max_idle)
 
-    def _make(self, endpoint: clientlb.Endpoint) -> int:
+    def _make(self, endpoint: clientlb.Endpoint, place: object) -> int:
         self.made.append(endpoint)
         return endpoint.port
 

@@ -9,6 +9,7 @@ import pytest
 
 import clientlb
 from clientlb.testing import ManualDiscovery
+from tests.http.certificates import Authority
 from tests.http.conftest import Kind, Process
 
 
@@ -76,3 +77,74 @@ async def test_the_caller_may_name_the_server(kind: Kind, server: Process, trust
             response = await http.get("https://payments/", extensions={"sni_hostname": "orders"})
     assert response.json()["server_name"] == "orders"
     assert response.json()["headers"]["host"] == "payments"
+
+
+@pytest.fixture(scope="module")
+def authorities(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Authority]:
+    """One for each service, and one for the clients."""
+    return {
+        name: Authority(tmp_path_factory.mktemp(name), f"CA of {name}") for name in ("orders", "payments", "clients")
+    }
+
+
+@pytest.fixture(scope="module")
+def strict(authorities: dict[str, Authority]) -> Iterator[dict[str, Process]]:
+    """A server for each service, with a certificate of its authority; they serve those that show one themselves."""
+    servers = {
+        name: Process(name, *authorities[name].issue(name), "--clients", authorities["clients"].certificate)
+        for name in ("orders", "payments")
+    }
+    yield servers
+    for server in servers.values():
+        server.stop()
+
+
+@pytest.fixture
+def strict_services(strict: dict[str, Process]) -> Iterator[clientlb.Services]:
+    # `impostor` is a service whose servers show the certificate of `orders`
+    addresses = {name: [server.address] for name, server in strict.items()} | {"impostor": [strict["orders"].address]}
+    options = clientlb.Options(retry=clientlb.RetryOptions(stop=lambda state: True))
+    with clientlb.Services(ManualDiscovery(addresses), options=options) as services:
+        yield services
+
+
+async def test_each_service_has_its_authority(
+    kind: Kind, strict_services: clientlb.Services, authorities: dict[str, Authority]
+) -> None:
+    shown = authorities["clients"].issue("caller")
+    trust = {name: authorities[name].trust() for name in ("orders", "payments")}
+    for context in trust.values():
+        context.load_cert_chain(*shown)
+    payments = kind.transport_type(strict_services, verify=trust["payments"])
+    async with kind.client(strict_services, verify=trust["orders"], mounts={"all://payments": payments}) as http:
+        for name in ("orders", "payments"):
+            response = await http.get(f"https://{name}/x")
+            assert (response.json()["server"], response.json()["server_name"]) == (name, name)
+    async with kind.client(strict_services, verify=trust["orders"]) as http:
+        with pytest.raises(kind.library.ConnectError, match="certificate verify failed: unable to get local issuer"):
+            await http.get("https://payments/")
+
+
+async def test_a_wrong_name_is_said_to_be_wrong(
+    kind: Kind, strict_services: clientlb.Services, authorities: dict[str, Authority]
+) -> None:
+    trust = authorities["orders"].trust()
+    async with kind.client(strict_services, verify=trust) as http:
+        with pytest.raises(kind.library.ConnectError, match="certificate is not valid for 'impostor'") as caught:
+            await http.get("https://impostor/")
+    assert "service 'impostor': attempt 1 at 127.0.0.1" in caught.value.__notes__[0]
+
+
+@pytest.mark.filterwarnings("ignore:`cert=")
+async def test_a_client_shows_its_certificate(
+    kind: Kind, strict_services: clientlb.Services, authorities: dict[str, Authority]
+) -> None:
+    shown = authorities["clients"].issue("caller")
+    trust = authorities["orders"].trust()
+    async with kind.client(strict_services, verify=trust) as http:
+        # TLS 1.3 tells a client that it is refused when it reads
+        with pytest.raises((kind.library.NetworkError, kind.library.RemoteProtocolError)):
+            await http.get("https://orders/")
+    async with kind.client(strict_services, verify=False, cert=shown) as http:
+        for name in ("orders", "payments", "impostor"):
+            assert (await http.get(f"https://{name}/")).json()["server_name"] == name
