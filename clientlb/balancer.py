@@ -108,6 +108,7 @@ class Balancer:
         self.retries_denied: int = 0
         self.hedges: int = 0
         self.failures_absorbed: int = 0
+        self.throttled: int = 0
 
     # ------------------------------------------------------------------ the side of discovery
 
@@ -591,7 +592,9 @@ class Balancer:
     def admit(self) -> bool:
         """Whether a call may be made; False refuses it, because the service turns most calls away."""
         with self._roster.lock:
-            return self.throttle is None or self.throttle.admit(self.clock(), self.rng)
+            admitted = self.throttle is None or self.throttle.admit(self.clock(), self.rng)
+            self.throttled += not admitted
+        return admitted
 
     def accepted(self) -> None:
         """A call was not turned away."""

@@ -48,6 +48,7 @@ class ServiceStats:
         retries: Attempts that repeated another one since the start.
         retries_denied: Retries that the budget did not allow.
         hedges: Attempts that were started beside one that was late.
+        throttled: Calls that were refused here, and are in no other figure; see `ThrottleOptions`.
         median: Time of an attempt to the head of the response. p99 and max likewise.
         healthy: Endpoints whose breaker is closed.
         age: Seconds for which the registry could not confirm the list; 0 while it can, None before the first list.
@@ -65,6 +66,7 @@ class ServiceStats:
     retries: int
     retries_denied: int
     hedges: int
+    throttled: int
     calls_per_second: float
     failures_per_second: float
     median: float | None
@@ -151,6 +153,7 @@ def summarise(balancer: Balancer, everything: Counted) -> ServiceStats:
         retries=retries,
         retries_denied=balancer.retries_denied,
         hedges=balancer.hedges,
+        throttled=balancer.throttled,
         calls_per_second=sum(recent) / seconds,
         failures_per_second=recent_failures / seconds,
         median=median,

@@ -9,6 +9,8 @@ collectors: there, scrape each process by itself.
     clientlb_failures_total{service}                     calls that failed in the end
     clientlb_retries_total{service}                      attempts that repeated another one
     clientlb_retries_denied_total{service}               retries that the budget did not allow
+    clientlb_hedges_total{service}                       attempts that were started beside one that was late
+    clientlb_throttled_total{service}                    calls that were refused here (`ThrottleOptions`)
     clientlb_attempt_duration_seconds{service}           histogram: time of an attempt to the head of the response
     clientlb_in_flight{service}                          attempts under way
     clientlb_endpoints{service,state}                    endpoints by state of their breaker
@@ -146,12 +148,16 @@ class PrometheusSink(Collector):
         failures = _counter("failures", "Calls that failed after their retries")
         retries = _counter("retries", "Attempts that repeated another one")
         denied = _counter("retries_denied", "Retries that the retry budget did not allow")
+        hedges = _counter("hedges", "Attempts that were started beside one that was late")
+        throttled = _counter("throttled", "Calls that were refused because the service turns most calls away")
         for name, service in stats.items():
             calls.add_metric([name], self._never_back("calls", name, service.calls))
             failures.add_metric([name], self._never_back("failures", name, service.failures))
             retries.add_metric([name], service.retries)
+            hedges.add_metric([name], self._never_back("hedges", name, service.hedges))
+            throttled.add_metric([name], service.throttled)
             denied.add_metric([name], service.retries_denied)
-        return iter((calls, failures, retries, denied))
+        return iter((calls, failures, retries, denied, hedges, throttled))
 
     def _never_back(self, metric: str, service: str, value: float) -> float:
         """A counter that goes back is a restart to Prometheus, and calls less retries does, while a retry is under way.
