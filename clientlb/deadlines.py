@@ -19,6 +19,9 @@ from clientlb.errors import ConfigurationError
 
 _expires: ContextVar[float | None] = ContextVar("clientlb.deadline", default=None)  # in seconds of time.monotonic
 
+expiry = _expires.get
+"""When the deadline that calls inherit is over, in seconds of `time.monotonic`; None: there is none."""
+
 LONGEST = 365 * 86400.0
 """More seconds than that are no deadline at all; gRPC says so in that way."""
 

@@ -18,11 +18,25 @@ except ImportError as _error:
 
 from clientlb.grpc._base import KeyOf, WhereOf
 from clientlb.grpc._channel import Channel
-from clientlb.grpc._errors import ChannelClosedError, NoEndpointsRpcError
+from clientlb.grpc._errors import (
+    ChannelClosedError,
+    DeadlineExceededRpcError,
+    NoEndpointsRpcError,
+    ThrottledRpcError,
+)
+from clientlb.grpc._serving import DeadlineInterceptor
 from clientlb.options import CallKey, Where
 from clientlb.services import Services
 
-__all__ = ["Channel", "ChannelClosedError", "NoEndpointsRpcError", "channel"]
+__all__ = [
+    "Channel",
+    "ChannelClosedError",
+    "DeadlineExceededRpcError",
+    "DeadlineInterceptor",
+    "NoEndpointsRpcError",
+    "ThrottledRpcError",
+    "channel",
+]
 
 
 def channel(
@@ -59,10 +73,12 @@ def channel(
         where: Metadata that the endpoint should have, if the policy is wrapped in `Filter`; a mapping, or a callable as
             for `key`.
 
-    A call fails with the error of its last attempt, a `grpc.RpcError`. When no endpoint becomes known in time, that is
-    a `NoEndpointsRpcError` with the code UNAVAILABLE. `timeout` is the deadline of the whole call, all attempts
-    included; `wait_for_ready` makes a call wait until then for an endpoint, if there is none, and for the connection
-    to the endpoint that was picked, instead of trying another one.
+    A call fails with the error of its last attempt, a `grpc.RpcError`. When no endpoint becomes known in time, that
+    is a `NoEndpointsRpcError` with the code UNAVAILABLE. `timeout` is the deadline of the whole call, all attempts
+    included; so are `Options.deadline` (of a call with one response) and the deadline that it inherits from
+    `clientlb.deadline`: the earliest counts. `Options.attempt_timeout` limits each attempt, that of a stream while
+    its caller waits for the first message. `wait_for_ready` makes a call wait until then for an endpoint, if there
+    is none, and for the connection to the endpoint that was picked, instead of trying another one.
 
     Raises:
         ClosedError: The `Services` are closed.

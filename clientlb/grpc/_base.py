@@ -59,8 +59,6 @@ class ServiceChannel:
         self._options = options
         self._compression = compression
         self._closed = False
-        self.plain: bool = self.ask is None and self._balancer.options.plain and not self._balancer.wants_reports
-        """No call asks for more than an attempt, so the first one can be made without steps."""
         self.watching: Balancer | None = self._balancer
         """The balancer of the next call, if nothing has to be done before it; else `balancer()` says."""
         self.begin()

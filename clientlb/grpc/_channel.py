@@ -131,6 +131,10 @@ class Channel(ServiceChannel, grpc.Channel):
         elif for_endpoints and self._balancer.nodes:  # they came meanwhile
             resume()
 
+    def after(self, seconds: float, function: Callable[[], None]) -> None:
+        """Call a function after so many seconds."""
+        self._later.run(seconds, function)
+
     def forget_pause(self, call: Any) -> None:
         """The pause of a call is over."""
         with self._lock:

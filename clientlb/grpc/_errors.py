@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from clientlb.errors import ClosedError, NoEndpointsError
+from clientlb.errors import ClosedError, DeadlineExceededError, NoEndpointsError, NotSentError, ThrottledError
 
 
 class LocalRpcError(grpc.RpcError, grpc.Call):
@@ -68,8 +68,16 @@ class NoEndpointsRpcError(LocalRpcError, NoEndpointsError):
     """No endpoint became known in time: UNAVAILABLE, or DEADLINE_EXCEEDED if the call's own deadline came first."""
 
 
-class AioNoEndpointsRpcError(grpc.aio.AioRpcError, NoEndpointsError):
-    """The same, raised by the channels of `clientlb.grpc.aio`."""
+class DeadlineExceededRpcError(LocalRpcError, DeadlineExceededError):
+    """The deadline of the call, its own or an inherited one, was over before it was sent: DEADLINE_EXCEEDED."""
+
+
+class ThrottledRpcError(LocalRpcError, ThrottledError):
+    """The service turns most calls away, so the client refused this one: UNAVAILABLE."""
+
+
+class AioNotSentRpcError(grpc.aio.AioRpcError, NotSentError):
+    """A call of a channel of `clientlb.grpc.aio` that was not sent to any server."""
 
     def __init__(self, code: grpc.StatusCode, *metadata: Any, details: str | None = None, **more: Any) -> None:
         # AioRpcError pickles itself with all five arguments by position
@@ -77,6 +85,36 @@ class AioNoEndpointsRpcError(grpc.aio.AioRpcError, NoEndpointsError):
             zip(("initial_metadata", "trailing_metadata", "details", "debug_error_string"), metadata, strict=False)
         )
         super().__init__(code, **{"details": details, **known, **more})
+
+
+class AioNoEndpointsRpcError(AioNotSentRpcError, NoEndpointsError):
+    """The same as `NoEndpointsRpcError`."""
+
+
+class AioDeadlineExceededRpcError(AioNotSentRpcError, DeadlineExceededError):
+    """The same as `DeadlineExceededRpcError`."""
+
+
+class AioThrottledRpcError(AioNotSentRpcError, ThrottledError):
+    """The same as `ThrottledRpcError`."""
+
+
+def of_kind(
+    error: NotSentError, kinds: tuple[type[Any], type[Any], type[Any]], timeout: float | None, patience: float
+) -> tuple[type[Any], grpc.StatusCode]:
+    """The class of an error of gRPC's for a call that was not sent, and its code.
+
+    Args:
+        error: What the call raised.
+        kinds: The classes for: no endpoints, deadline exceeded, throttled.
+        timeout: Of the call.
+        patience: Seconds that the call waits for endpoints.
+    """
+    if isinstance(error, DeadlineExceededError):
+        return kinds[1], grpc.StatusCode.DEADLINE_EXCEEDED
+    if isinstance(error, ThrottledError):
+        return kinds[2], grpc.StatusCode.UNAVAILABLE
+    return kinds[0], code_without_endpoints(timeout, patience)
 
 
 class ChannelClosedError(ClosedError, ValueError):

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from clientlb.balancer import Balancer
-from clientlb.call import FOREVER, Attempt
-from clientlb.errors import NoEndpointsError
-from clientlb.grpc._errors import NoEndpointsRpcError, code_without_endpoints
+from clientlb.call import Attempt
+from clientlb.grpc._errors import DeadlineExceededRpcError, NoEndpointsRpcError, ThrottledRpcError
 from clientlb.grpc._requests import Requests
-from clientlb.grpc._verdict import metadata_of_attempt, verdict
+from clientlb.grpc._sending import Sending
 from clientlb.orca import of_trailers
 from clientlb.outcome import SUCCEEDED, Outcome, Verdict
 
@@ -20,11 +19,9 @@ if TYPE_CHECKING:
     from clientlb.grpc._channel import Channel
     from clientlb.grpc._methods import Method
 
-_RETRYABLE = Outcome.RETRYABLE
 
-
-class Exchange:
-    """The request of one call with everything that the caller has said about it.
+class Exchange(Sending):
+    """The request of one sync call.
 
     Args:
         method: What is called.
@@ -40,18 +37,9 @@ class Exchange:
         failed: The error of the first attempt, if that was made before.
     """
 
-    __slots__ = (
-        "_arguments",
-        "_attempt",
-        "_form",
-        "_method",
-        "_request",
-        "balancer",
-        "deadline",
-        "failed",
-        "metadata",
-        "timeout",
-    )
+    __slots__ = ("_arguments", "_attempt", "_form", "_method", "failed")
+
+    not_sent_errors = (NoEndpointsRpcError, DeadlineExceededRpcError, ThrottledRpcError)
 
     def __init__(
         self,
@@ -64,14 +52,10 @@ class Exchange:
         *arguments: Any,
         since: float | None = None,
     ) -> None:
-        self.balancer = balancer
-        self.timeout = timeout
-        self.deadline = None if timeout is None else (balancer.clock() if since is None else since) + timeout
-        self.metadata = metadata
+        super().__init__(method, balancer, request, timeout, metadata, arguments[1], since)
         self.failed: Exception | None = None
         self._method = method
         self._form = form
-        self._request = request
         self._arguments = arguments
         self._attempt: Attempt | None = None
 
@@ -98,18 +82,29 @@ class Exchange:
         if self.failed is not None:
             failed, self.failed = self.failed, None
             raise failed
-        pick = attempt.pick
-        deadline = self.deadline
         request = self._request
-        function = self._method.at(pick.node)
+        function = self._method.at(attempt.pick.node)
         if self._form is not None:
             function = getattr(function, self._form)
         return function(
             iter(request) if type(request) is Requests else request,
-            None if deadline is None else max(0.0, deadline - pick.started),  # which is now: no need to read the clock
-            self.metadata if attempt.number == 1 else metadata_of_attempt(self.metadata, attempt.number),
+            self.seconds_of(attempt),
+            self.metadata_of(attempt),
             *self._arguments,
         )
+
+    def launch(self, attempt: Attempt) -> Launched:
+        """Send the request to the endpoint of an attempt, beside another attempt perhaps."""
+        form, self._form = self._form, "future"
+        try:
+            return Launched(self.start(attempt), with_call=form is not None)
+        finally:
+            self._form = form
+
+    def classify_one(self, attempt: Attempt, result: object, error: Exception | None) -> Verdict:
+        """`classify` for one of several attempts."""
+        self._attempt = attempt
+        return self.classify(result, error)
 
     def start_and_hear(self, attempt: Attempt) -> Any:
         """The same for a policy that wants to know what the server says of its load: a plain call does not tell."""
@@ -132,38 +127,22 @@ class Exchange:
         code = ended.code()
         if code is grpc.StatusCode.OK:
             return SUCCEEDED
-        codes = self.balancer.options.retry.codes
-        found = verdict(code, ended.details(), ended.trailing_metadata(), attempt.pick.endpoint, codes)
-        if found.outcome is _RETRYABLE and isinstance(self._request, Requests) and not self._request.replayable:
-            return Verdict(Outcome.FAILURE, f"{found.reason}, in the midst of the request stream")
-        return found
-
-    def time_remaining(self) -> float | None:
-        """Seconds until the deadline of the whole call, not below 0; None without one."""
-        return None if self.deadline is None else max(0.0, self.deadline - self.balancer.clock())
+        return self.judge(attempt, code, ended.details(), ended.trailing_metadata())
 
     @property
     def message(self) -> Any:
         """The one request; None for a stream of them."""
         return None if isinstance(self._request, Requests) else self._request
 
-    @property
-    def patient(self) -> bool:
-        """Whether the call waits for endpoints until its deadline."""
-        return bool(self._arguments[1])
-
-    def no_endpoints(self, error: NoEndpointsError) -> NoEndpointsRpcError:
-        """The same error as one of gRPC's."""
-        patience = FOREVER if self.patient else self.balancer.options.wait_for_endpoints
-        made = NoEndpointsRpcError(code_without_endpoints(self.timeout, patience), str(error))
-        made.__cause__ = error
-        return made
-
     # ------------------------------------------------------------------ for clientlb.grpc._future
 
     def pause(self, call: Any, resume: Callable[[], None], seconds: float, *, for_endpoints: bool) -> None:
         """Call `resume` after so many seconds, or as soon as there are endpoints."""
         self._channel.pause(call, resume, seconds, for_endpoints=for_endpoints)
+
+    def after(self, seconds: float, function: Callable[[], None]) -> None:
+        """Call a function after so many seconds."""
+        self._channel.after(seconds, function)
 
     def resumed(self, call: Any) -> None:
         """The pause is over."""
@@ -181,3 +160,23 @@ class Exchange:
     def tidy(self) -> None:
         """Close the channels of endpoints that have left, if this was the last call to one."""
         self._channel.tidy()
+
+
+class Launched:
+    """An attempt that runs beside others: a future of gRPC's, whose result is what the caller wants.
+
+    Args:
+        future: gRPC's.
+        with_call: The caller wants the call besides the response.
+    """
+
+    def __init__(self, future: Any, *, with_call: bool) -> None:
+        self._future = future
+        self._with_call = with_call
+        self.cancel: Callable[[], bool] = future.cancel
+        self.add_done_callback: Callable[[Callable[[Any], None]], None] = future.add_done_callback
+
+    def result(self) -> Any:
+        """The response; waits for it."""
+        response = self._future.result()
+        return (response, self._future) if self._with_call else response

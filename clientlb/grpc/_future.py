@@ -26,8 +26,9 @@ import grpc
 
 from clientlb.call import Attempt, Step, Steps, Wait
 from clientlb.drive import add_note
-from clientlb.errors import NoEndpointsError
+from clientlb.errors import NotSentError
 from clientlb.grpc._errors import LocalRpcError
+from clientlb.grpc._sending import LATE, TIMED_OUT
 from clientlb.grpc._verdict import not_again
 from clientlb.outcome import Outcome
 
@@ -56,13 +57,14 @@ class BalancedFuture(grpc.Call, grpc.Future):  # type: ignore[type-arg]
         self._inner: Any = None  # the future of the attempt that runs or was the last one
         self._paused: Step | None = None
         self._committed = False
+        self._late: Attempt | None = None
         self._cancelled = False
         self._ended = False
         self._error: Exception | None = None  # the end of a call that has no attempt to show for it
         self._callbacks: list[Callable[[], None]] = []
         try:
             self._follow(next(steps))
-        except NoEndpointsError as error:  # there are some, but none that the call asks for
+        except NotSentError as error:
             self._give_up(error)
         except BaseException:
             steps.close()
@@ -132,7 +134,7 @@ class BalancedFuture(grpc.Call, grpc.Future):  # type: ignore[type-arg]
             inner = self._inner
             if self._attempt is not attempt or self._ended or inner is None:
                 return
-            found = self._exchange.verdict(attempt, inner)
+            found = TIMED_OUT if self._late is attempt else self._exchange.verdict(attempt, inner)
             following: Step | None = None
             failed: Exception | None = None
             if self._committed:
@@ -145,7 +147,9 @@ class BalancedFuture(grpc.Call, grpc.Future):  # type: ignore[type-arg]
                 except Exception as error:  # there is nobody left to send the next attempt to
                     failed = error
                 if following is None and not self._committed and found.outcome is not _SUCCESS:
-                    add_note(inner, attempt)
+                    if found is TIMED_OUT and self._late is attempt:  # what gRPC says is that we have cancelled it
+                        failed = LocalRpcError(grpc.StatusCode.DEADLINE_EXCEEDED, LATE)
+                    add_note(failed or inner, attempt)
             if following is not None or failed is not None:
                 self._inner = None
         if failed is not None:
@@ -170,7 +174,7 @@ class BalancedFuture(grpc.Call, grpc.Future):  # type: ignore[type-arg]
         with self._changed:
             self._steps.close()
             if not self._ended:
-                self._error = self._exchange.no_endpoints(error) if isinstance(error, NoEndpointsError) else error
+                self._error = self._exchange.not_sent(error) if isinstance(error, NotSentError) else error
         self._end()
 
     def _end(self) -> None:
@@ -353,6 +357,9 @@ class BalancedStream(BalancedFuture):
             return next(self._inner)
         while True:
             inner, attempt = self._current()
+            seconds = self._exchange.seconds_to_first_message
+            if seconds is not None:
+                self._exchange.after(seconds, functools.partial(_attempt_is_late, weakref.ref(self), attempt))
             try:
                 response = next(inner)
             except grpc.RpcError:
@@ -362,6 +369,19 @@ class BalancedStream(BalancedFuture):
             else:
                 if self._commit(attempt):
                     return response
+
+    def attempt_is_late(self, attempt: Attempt) -> None:
+        """The first message of an attempt should have come by now: if it has not, end the attempt."""
+        with self._changed:
+            if self._attempt is attempt and self._inner is not None and not self._committed and not self._ended:
+                self._late = attempt
+                self._inner.cancel()
+
+
+def _attempt_is_late(reference: weakref.ref[BalancedStream], attempt: Attempt) -> None:
+    call = reference()
+    if call is not None:
+        call.attempt_is_late(attempt)
 
 
 def _attempt_ended(reference: weakref.ref[BalancedFuture], exchange: Exchange, steps: Steps, attempt: Attempt) -> None:

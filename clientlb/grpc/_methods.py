@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
 
 from clientlb.call import Attempt, Steps, Trace, call
+from clientlb.deadlines import expiry
 from clientlb.drive import drive
-from clientlb.errors import NoEndpointsError
+from clientlb.errors import NotSentError
 from clientlb.grpc._exchange import Exchange
 from clientlb.grpc._future import BalancedFuture, BalancedStream
 from clientlb.grpc._links import Link
+from clientlb.grpc._method import BalancedMethod
 from clientlb.grpc._requests import Requests
+from clientlb.hedging import drive_hedged
 from clientlb.node import Node
 from clientlb.outcome import Outcome
 
@@ -37,23 +39,12 @@ else:
     StreamStreamBase = grpc.StreamStreamMultiCallable
 
 
-class Method:
-    """A method of the service, at whichever endpoint.
-
-    Args:
-        channel: The balanced channel.
-        arity: Name of the method of `grpc.Channel` that makes its like, such as `"unary_unary"`.
-        name: Full name of the method.
-        arguments: The serializers, and whatever else generated code gives.
-    """
+class Method(BalancedMethod):
+    """A method of the sync channel."""
 
     def __init__(self, channel: Channel, arity: str, name: str, *arguments: Any) -> None:
-        self.channel = channel
-        self._arity = arity
-        self._name = name
-        self._arguments = arguments
-        self._idempotent = channel.idempotence.of(name)
-        self._reference = weakref.ref(self)
+        super().__init__(channel, arity, name, *arguments)
+        self.channel: Channel = channel
 
     def at(self, node: Node) -> Any:
         """The same method of the channel to one endpoint."""
@@ -66,21 +57,20 @@ class Method:
         return made
 
     def _block(self, form: str | None, request: Any, timeout: float | None, metadata: Any, *arguments: Any) -> Any:
-        """Make a call on the thread of the caller.
-
-        Steps and loop cost more than all the rest of a call that succeeds at once. So the first attempt is made without
-        them, if it is all that calls ask for.
-        """
+        """Make a call on the thread of the caller."""
         channel = self.channel
         balancer = channel.watching or channel.balancer()
-        pick = balancer.try_pick((), self._idempotent) if channel.plain else None
+        first = timeout
+        if self.limited or expiry() is not None:
+            timeout, first = self.times(timeout)
+        pick = balancer.try_pick((), self.idempotent) if self.short and (first is None or first > 0) else None
         if pick is None:
             return self._drive(Exchange(self, form, balancer, request, timeout, metadata, *arguments))
         try:
             function = self.at(pick.node)
             if form is not None:
                 function = function.with_call
-            answer = function(iter(request) if type(request) is Requests else request, timeout, metadata, *arguments)
+            answer = function(iter(request) if type(request) is Requests else request, first, metadata, *arguments)
         except Exception as error:
             failed = error
         except BaseException:
@@ -101,11 +91,13 @@ class Method:
         balancer = exchange.balancer
         steps = self._steps(exchange, begun)
         try:
+            if self.hedged:
+                return drive_hedged(steps, balancer, exchange.launch, exchange.classify_one)
             if balancer.wants_reports:
                 return drive(steps, balancer, exchange.start_and_hear, exchange.classify)
             return drive(steps, balancer, exchange.start, exchange.classify)
-        except NoEndpointsError as error:
-            raise exchange.no_endpoints(error) from error
+        except NotSentError as error:
+            raise exchange.not_sent(error) from error
         finally:
             if self.channel.links.leaving:
                 self.channel.links.tidy()
@@ -114,17 +106,18 @@ class Method:
         ask = self.channel.ask
         return call(
             exchange.balancer,
-            idempotent=self._idempotent,
+            idempotent=self.idempotent,
             deadline=exchange.deadline,
+            attempt_timeout=exchange.attempt_timeout,
             whole=True,
             request=None if ask is None else ask(self._name, exchange.message, exchange.metadata),
             begun=begun,
             patient=exchange.patient,
         )
 
-    def _start(self, kind: Callable[..., Any], form: str | None, request: Any, *arguments: Any) -> Any:
+    def _start(self, kind: Callable[..., Any], form: str | None, request: Any, timeout: Any, *arguments: Any) -> Any:
         """Start a call that goes on by itself."""
-        exchange = Exchange(self, form, self.channel.balancer(), request, *arguments)
+        exchange = Exchange(self, form, self.channel.balancer(), request, self.times(timeout)[0], *arguments)
         return kind(exchange, self._steps(exchange))
 
 

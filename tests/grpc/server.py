@@ -34,6 +34,7 @@ class Orders(orders_pb2_grpc.OrdersServicer):  # type: ignore[misc]
     def _reply(self, request: Any, context: grpc.ServicerContext, number: int = 0) -> Any:
         metadata = {key: str(value) for key, value in context.invocation_metadata()}
         metadata["the peer"] = context.peer()
+        metadata["time remaining"] = str(context.time_remaining())
         return orders_pb2.Reply(port=port, id=request.id, number=number, metadata=metadata)
 
     def _obey(self, request: Any, context: grpc.ServicerContext) -> None:
@@ -46,6 +47,8 @@ class Orders(orders_pb2_grpc.OrdersServicer):  # type: ignore[misc]
             os.kill(os.getpid(), signal.SIGKILL)
         elif request.act == "sleep":
             time.sleep(float(request.argument))
+        elif request.act == "sleep at" and request.argument.startswith(f"{port} "):
+            time.sleep(float(request.argument.split()[1]))
         elif request.act == "sleep and fail":
             time.sleep(float(request.argument))
             context.abort(grpc.StatusCode.UNAVAILABLE, "asked to sleep and fail")

@@ -15,12 +15,26 @@ from typing import Any
 import grpc.aio
 
 from clientlb.grpc._base import KeyOf, WhereOf
-from clientlb.grpc._errors import AioChannelClosedError, AioNoEndpointsRpcError
+from clientlb.grpc._errors import (
+    AioChannelClosedError,
+    AioDeadlineExceededRpcError,
+    AioNoEndpointsRpcError,
+    AioThrottledRpcError,
+)
+from clientlb.grpc._serving import AioDeadlineInterceptor as DeadlineInterceptor
 from clientlb.grpc.aio._channel import Channel
 from clientlb.options import CallKey, Where
 from clientlb.services import Services
 
-__all__ = ["AioChannelClosedError", "AioNoEndpointsRpcError", "Channel", "channel"]
+__all__ = [
+    "AioChannelClosedError",
+    "AioDeadlineExceededRpcError",
+    "AioNoEndpointsRpcError",
+    "AioThrottledRpcError",
+    "Channel",
+    "DeadlineInterceptor",
+    "channel",
+]
 
 
 def channel(
@@ -57,10 +71,13 @@ def channel(
         where: Metadata that the endpoint should have, if the policy is wrapped in `Filter`; a mapping, or a callable as
             for `key`.
 
-    A call fails with the error of its last attempt, a `grpc.aio.AioRpcError`. When no endpoint becomes known in time,
-    that is an `AioNoEndpointsRpcError` with the code UNAVAILABLE. `timeout` is the deadline of the whole call, all
-    attempts included; `wait_for_ready` makes a call wait until then for an endpoint, if there is none, and for the
-    connection to the endpoint that was picked, instead of trying another one.
+    A call fails with the error of its last attempt, a `grpc.aio.AioRpcError`. When no endpoint becomes known in
+    time, that is an `AioNoEndpointsRpcError` with the code UNAVAILABLE. `timeout` is the deadline of the whole
+    call, all attempts included; so are `Options.deadline` (of a call with one response) and the deadline that it
+    inherits from `clientlb.deadline`: the earliest counts. `Options.attempt_timeout` limits each attempt, that of a
+    stream while its caller waits for the first message. `wait_for_ready` makes a call wait until then for an
+    endpoint, if there is none, and for the connection to the endpoint that was picked, instead of trying another
+    one.
 
     Raises:
         ClosedError: The `Services` are closed.

@@ -19,10 +19,11 @@ import grpc.aio
 
 from clientlb.call import Attempt, Sleep, Step, Steps, Trace
 from clientlb.drive import add_note
-from clientlb.errors import NoEndpointsError
+from clientlb.errors import NotSentError
+from clientlb.grpc._sending import LATE, TIMED_OUT
 from clientlb.grpc._verdict import not_again
 from clientlb.grpc.aio._exchange import Exchange
-from clientlb.grpc.aio._status import Told
+from clientlb.grpc.aio._status import LOCALLY_CANCELLED, Told
 from clientlb.outcome import Outcome, Verdict
 from clientlb.pick import Pick
 
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger("clientlb.grpc")
 
 _SUCCESS = Outcome.SUCCESS
-_CANCELLED = grpc.aio.AioRpcError(grpc.StatusCode.CANCELLED, details="Locally cancelled by application!")
 
 
 class BalancedCall(grpc.aio.Call):
@@ -54,6 +54,7 @@ class BalancedCall(grpc.aio.Call):
     _watched = False  # there is more to do at its end than to say so
     _paused: Step | None = None
     _committed = False
+    _late: Attempt | None = None  # it did not begin to answer in time
     _cancelled = False
     _ended = False
     _error: Exception | None = None  # the end of a call that has no attempt to show for it
@@ -79,7 +80,7 @@ class BalancedCall(grpc.aio.Call):
             return
         try:
             self._follow(next(self._steps))
-        except NoEndpointsError as error:  # there are some, but none that the call asks for
+        except NotSentError as error:
             self._give_up(error)
         except BaseException:
             self._steps.close()
@@ -164,6 +165,7 @@ class BalancedCall(grpc.aio.Call):
         inner = self._inner
         if attempt is None or self._attempt is not attempt or self._ended or inner is None:
             return
+        steps = self._steps  # they say when an attempt that was made without them has taken too long
         if self._links.balancer.wants_reports:
             self._exchange.hear(attempt, inner)
         if found is None:
@@ -171,20 +173,25 @@ class BalancedCall(grpc.aio.Call):
         if self._committed:
             found = not_again(found)
         elif self._cancelled:
-            self._steps.close()
+            steps.close()
             self._end()
             return
         try:
-            following = self._steps.send(found)
+            following = steps.send(found)
         except Exception as error:  # there is nobody left to send the next attempt to
             self._inner = None
             self._give_up(error)
             return
-        if following is None:
-            self._end()
-        else:
+        if following is not None:
             self._inner = None
             self._follow_unheard(following)
+        elif self._late is attempt:  # what gRPC says is that we have cancelled it
+            late = grpc.aio.AioRpcError(grpc.StatusCode.DEADLINE_EXCEEDED, details=LATE)
+            add_note(late, attempt)
+            self._inner = None
+            self._give_up(late)
+        else:
+            self._end()
 
     def _superseded(self, inner: Any, attempt: Attempt) -> bool:
         """An attempt has failed: whether the call goes on all the same. Its callback may not have come yet."""
@@ -202,7 +209,7 @@ class BalancedCall(grpc.aio.Call):
         """End the call with an error that is no attempt's."""
         self._steps.close()
         if not self._ended:
-            self._error = self._exchange.no_endpoints(error) if isinstance(error, NoEndpointsError) else error
+            self._error = self._exchange.not_sent(error) if isinstance(error, NotSentError) else error
         self._end()
 
     def _end(self) -> None:
@@ -280,18 +287,39 @@ class BalancedCall(grpc.aio.Call):
             return Told(self._error)
         raise self._error
 
-    async def _persist(self, ask: Callable[[Any], Awaitable[Any]]) -> Any:
-        """Ask the attempt that runs, and the next one if that fails and another one follows."""
+    async def _persist(self, ask: Callable[[Any], Awaitable[Any]], seconds: float | None = None) -> Any:
+        """Ask the attempt that runs, and the next one if that fails and another one follows.
+
+        Args:
+            ask: What to ask it.
+            seconds: How long an attempt may take to answer; None: as long as it likes.
+        """
         while True:
             inner = await self._current()
             attempt = self._attempt
             assert attempt is not None
+            timer = None if seconds is None else self._links.loop.call_later(seconds, self._is_late, attempt)
             try:
                 return await ask(inner)
             except grpc.aio.AioRpcError as error:
                 if not self._superseded(inner, attempt):
                     add_note(error, attempt)
                     raise
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if self._late is not attempt or (task is not None and task.cancelling()):
+                    raise
+            finally:
+                if timer is not None:
+                    timer.cancel()
+
+    def _is_late(self, attempt: Attempt) -> None:
+        """The first message of an attempt should have come by now: if it has not, end the attempt."""
+        inner = self._inner
+        if self._attempt is attempt and inner is not None and not self._committed and not self._ended:
+            self._late = attempt
+            self.attempt_ended(attempt, TIMED_OUT)
+            inner.cancel()
 
     # ------------------------------------------------------------------ grpc.aio.Call
 
@@ -356,7 +384,7 @@ class BalancedCall(grpc.aio.Call):
         if self._inner is not None:
             self._inner.cancel()
         else:
-            self._give_up(_CANCELLED)
+            self._give_up(LOCALLY_CANCELLED)
         return True
 
     def add_done_callback(self, callback: Callable[[Any], None]) -> None:

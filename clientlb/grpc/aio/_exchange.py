@@ -7,21 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from clientlb.balancer import Balancer
-from clientlb.call import FOREVER, Attempt
-from clientlb.errors import NoEndpointsError
-from clientlb.grpc._errors import AioNoEndpointsRpcError, code_without_endpoints
+from clientlb.call import Attempt
+from clientlb.grpc._errors import AioDeadlineExceededRpcError, AioNoEndpointsRpcError, AioThrottledRpcError
 from clientlb.grpc._requests import AsyncRequests
-from clientlb.grpc._verdict import metadata_of_attempt, verdict
+from clientlb.grpc._sending import Sending
 from clientlb.grpc.aio._status import status_of, trailers_of
 from clientlb.orca import of_trailers
-from clientlb.outcome import SUCCEEDED, Outcome, Verdict
+from clientlb.outcome import Verdict
 
 if TYPE_CHECKING:
     from clientlb.grpc.aio._channel import LoopLinks
     from clientlb.grpc.aio._methods import Method
-
-_RETRYABLE = Outcome.RETRYABLE
 
 
 WRITTEN = object()
@@ -35,8 +31,8 @@ def stream_of(request: Any) -> Any:
     return None if request is WRITTEN else request
 
 
-class Exchange:
-    """The request of one call with everything that the caller has said about it.
+class Exchange(Sending):
+    """The request of one aio call.
 
     Args:
         method: What is called.
@@ -48,18 +44,9 @@ class Exchange:
         credentials: The caller's, as are the two that follow.
     """
 
-    __slots__ = (
-        "_compression",
-        "_credentials",
-        "_method",
-        "_request",
-        "_wait_for_ready",
-        "balancer",
-        "deadline",
-        "links",
-        "metadata",
-        "timeout",
-    )
+    __slots__ = ("_compression", "_credentials", "_method", "_wait_for_ready", "links")
+
+    not_sent_errors = (AioNoEndpointsRpcError, AioDeadlineExceededRpcError, AioThrottledRpcError)
 
     def __init__(
         self,
@@ -73,15 +60,9 @@ class Exchange:
         wait_for_ready: bool | None,
         compression: grpc.Compression | None,
     ) -> None:
-        self.balancer: Balancer = links.balancer
+        super().__init__(method, links.balancer, request, timeout, metadata, wait_for_ready, since)
         self.links: LoopLinks = links
-        self.timeout: float | None = timeout
-        self.deadline: float | None = None
-        if timeout is not None:
-            self.deadline = (self.balancer.clock() if since is None else since) + timeout
-        self.metadata: Any = metadata
         self._method = method
-        self._request = request
         self._credentials = credentials
         self._wait_for_ready = wait_for_ready
         self._compression = compression
@@ -93,12 +74,10 @@ class Exchange:
 
     def start(self, attempt: Attempt) -> Any:
         """Send the request to the endpoint of an attempt; returns the call of `grpc.aio`."""
-        pick = attempt.pick
-        deadline = self.deadline
-        return self._method.at(self.links, pick.node)(
+        return self._method.at(self.links, attempt.pick.node)(
             stream_of(self._request),
-            timeout=None if deadline is None else max(0.0, deadline - pick.started),  # which is now, as in the twin
-            metadata=self.metadata if attempt.number == 1 else metadata_of_attempt(self.metadata, attempt.number),
+            timeout=self.seconds_of(attempt),
+            metadata=self.metadata_of(attempt),
             credentials=self._credentials,
             wait_for_ready=self._wait_for_ready,
             compression=self._compression,
@@ -106,23 +85,12 @@ class Exchange:
 
     def verdict(self, attempt: Attempt, ended: Any) -> Verdict:
         """Say what the end of an attempt means."""
-        code, details, trailing_metadata = status_of(ended)
-        if code is grpc.StatusCode.OK:
-            return SUCCEEDED
-        codes = self.balancer.options.retry.codes
-        found = verdict(code, details, trailing_metadata, attempt.pick.endpoint, codes)
-        if found.outcome is _RETRYABLE and isinstance(self._request, AsyncRequests) and not self._request.replayable:
-            return Verdict(Outcome.FAILURE, f"{found.reason}, in the midst of the request stream")
-        return found
+        return self.judge(attempt, *status_of(ended))
 
     def hear(self, attempt: Attempt, ended: Any) -> None:
         """Note what the server of an attempt said about its load."""
         balancer = self.balancer
         balancer.note_load(attempt.pick.node, of_trailers(trailers_of(ended), balancer.clock()))
-
-    def time_remaining(self) -> float | None:
-        """Seconds until the deadline of the whole call, not below 0; None without one."""
-        return None if self.deadline is None else max(0.0, self.deadline - self.balancer.clock())
 
     @property
     def message(self) -> Any:
@@ -133,15 +101,3 @@ class Exchange:
     def replayable(self) -> bool:
         """Whether the request can be sent again. A stream whose messages were counted says so when it fails."""
         return self._request is not WRITTEN
-
-    @property
-    def patient(self) -> bool:
-        """Whether the call waits for endpoints until its deadline."""
-        return bool(self._wait_for_ready)
-
-    def no_endpoints(self, error: NoEndpointsError) -> AioNoEndpointsRpcError:
-        """The same error as one of gRPC's."""
-        patience = FOREVER if self.patient else self.balancer.options.wait_for_endpoints
-        made = AioNoEndpointsRpcError(code_without_endpoints(self.timeout, patience), details=str(error))
-        made.__cause__ = error
-        return made

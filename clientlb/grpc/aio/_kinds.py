@@ -179,7 +179,7 @@ class _StreamResponse(BalancedCall):
 
     async def _receive(self, ask: Callable[[Any], Awaitable[Any]]) -> Any:
         try:
-            response = await self._persist(ask)
+            response = await self._persist(ask, self._exchange.seconds_to_first_message)
         except asyncio.CancelledError:
             self.cancel()
             raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import AsyncIterable, Iterable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -10,10 +9,13 @@ import grpc
 import grpc.aio
 
 from clientlb.call import Attempt, Steps, call
+from clientlb.deadlines import expiry
 from clientlb.grpc._links import Link
+from clientlb.grpc._method import BalancedMethod
 from clientlb.grpc._requests import AsyncRequests
 from clientlb.grpc.aio._call import BalancedCall
 from clientlb.grpc.aio._exchange import WRITTEN, Exchange, stream_of
+from clientlb.grpc.aio._hedged import HedgedCall
 from clientlb.grpc.aio._kinds import StreamStreamCall, StreamUnaryCall, UnaryStreamCall, UnaryUnaryCall
 from clientlb.node import Node
 from clientlb.outcome import Outcome
@@ -36,26 +38,15 @@ else:
     StreamStreamBase = grpc.aio.StreamStreamMultiCallable
 
 
-class Method:
-    """A method of the service, at whichever endpoint.
-
-    Args:
-        channel: The balanced channel.
-        arity: Name of the method of `grpc.aio.Channel` that makes its like, such as `"unary_unary"`.
-        name: Full name of the method.
-        arguments: The serializers, and whatever else generated code gives.
-    """
+class Method(BalancedMethod):
+    """A method of the aio channel."""
 
     kind: type[BalancedCall]
     _streams = False
 
     def __init__(self, channel: Channel, arity: str, name: str, *arguments: Any) -> None:
+        super().__init__(channel, arity, name, *arguments)
         self._channel = channel
-        self._arity = arity
-        self._name = name
-        self._arguments = arguments
-        self._idempotent = channel.idempotence.of(name)
-        self._reference = weakref.ref(self)
 
     def at(self, links: LoopLinks, node: Node) -> Any:
         """The same method of the channel to one endpoint."""
@@ -72,9 +63,10 @@ class Method:
         ask = self._channel.ask
         return call(
             exchange.balancer,
-            idempotent=self._idempotent,
+            idempotent=self.idempotent,
             replayable=exchange.replayable,
             deadline=exchange.deadline,
+            attempt_timeout=exchange.attempt_timeout,
             whole=True,
             request=None if ask is None else ask(self._name, exchange.message, exchange.metadata),
             begun=begun,
@@ -92,6 +84,7 @@ class Method:
         compression: grpc.Compression | None = None,
     ) -> Any:
         self._channel.balancer()
+        timeout, _ = self.times(timeout)
         arguments = (request, timeout, metadata, credentials, wait_for_ready, compression)
         return self.kind(self, self._channel.links(), arguments)
 
@@ -107,18 +100,26 @@ class _UnaryResponse(Method):
         wait_for_ready: bool | None = None,
         compression: grpc.Compression | None = None,
     ) -> Any:
-        """Start a call whose first attempt needs no steps, unless the call asks for something."""
+        """Start a call."""
         channel = self._channel
         balancer = channel.watching or channel.balancer()
         links = channel.links()
+        first = timeout
+        if self.limited or expiry() is not None:
+            timeout, first = self.times(timeout)
         arguments = (request, timeout, metadata, credentials, wait_for_ready, compression)
-        pick = balancer.try_pick((), self._idempotent and request is not WRITTEN) if channel.plain else None
+        pick = None
+        if self.short and (first is None or first > 0):
+            pick = balancer.try_pick((), self.idempotent and request is not WRITTEN)
         if pick is None:
+            if self.hedged:
+                exchange = Exchange(self, links, None, *arguments)
+                return HedgedCall(exchange, self.steps(exchange, None))
             return self.kind(self, links, arguments)
         try:
             inner = self.at(links, pick.node)(
                 stream_of(request) if self._streams else request,
-                timeout=timeout,
+                timeout=first,
                 metadata=metadata,
                 credentials=credentials,
                 wait_for_ready=wait_for_ready,

@@ -9,6 +9,9 @@ from typing import Any
 import grpc
 import grpc.aio
 
+LOCALLY_CANCELLED = grpc.aio.AioRpcError(grpc.StatusCode.CANCELLED, details="Locally cancelled by application!")
+"""How a call ends that its caller has cancelled while it had no attempt."""
+
 
 class Told:
     """The status in an error, told as a call tells it."""
