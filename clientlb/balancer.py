@@ -5,7 +5,8 @@ decides (policy, breaker, retry) is pure code that is called with `now` and `rng
 never held across I/O. Events are noted while it is held, and go out in that order after it was released.
 
 General layout: `roster` has the endpoints in use, sorted by health, and the lock; `news` is the side of discovery and
-changes the roster; `arrival` is where calls wait for the first list, `outbox` where events wait for their delivery.
+changes the roster; `retrying` says what a call may cost beyond its first attempt; `arrival` is where calls wait for the
+first list, `outbox` where events wait for their delivery.
 Here is the side of calls.
 """
 
@@ -28,13 +29,12 @@ from clientlb.histogram import PER_OCTAVE, bucket
 from clientlb.journal import Journal
 from clientlb.news import News
 from clientlb.node import LoadReport, Node
-from clientlb.options import CallKey, HedgeOptions, Options, Where
+from clientlb.options import CallKey, Options, Where
 from clientlb.outbox import Outbox
 from clientlb.outcome import Cause, Outcome
 from clientlb.pick import Pick, TriedNodes, pick_of
 from clientlb.policy import Choose, LearningPolicy, Request, TendingPolicy, chooser, make_policy, wants_reports
-from clientlb.retry.budget import RetryBudget
-from clientlb.retry.throttle import Throttle
+from clientlb.retrying import Retrying
 from clientlb.roster import Roster
 from clientlb.stats import ServiceStats, summarise
 
@@ -42,9 +42,6 @@ from clientlb.stats import ServiceStats, summarise
 _SUCCESS = Outcome.SUCCESS
 _IGNORED = Outcome.IGNORED
 _APPLICATION = Cause.APPLICATION
-
-_ENOUGH = 20
-"""Attempts without which nobody can say how long one usually takes."""
 
 _BUCKETS_PER_OCTAVE = float(PER_OCTAVE)  # a float times a whole number costs twice as much as a float times a float
 
@@ -94,21 +91,14 @@ class Balancer:
         if self.options.journal is not None:
             self.journal = Journal(self, self.options.journal)
         self._new_policy()
-        budget = self.options.retry.budget
-        self._budget = RetryBudget(budget.ratio, budget.reserve, budget.window, self.created_at)
-        throttling = self.options.throttle
-        self.throttle: Throttle | None = None if throttling is None else Throttle(throttling, self.created_at)
-        """Whether calls are refused here, if that is wanted; see `admit`."""
+        self.retrying: Retrying = Retrying(self.options, self._roster, self._outbox, self.created_at)
+        """Decides what a call may cost beyond its first attempt."""
+        self._budget = self.retrying.budget
         self.plain: bool = self.options.plain
         """Calls have neither deadline nor attempt timeout, and are neither hedged nor throttled, unless they ask."""
         self._closed = False
         self.remarks: Callable[[], list[str]] = list
         """Says what its list does not show, for `explain()`; see `RemarkingResolver`."""
-        self.retries: int = 0
-        self.retries_denied: int = 0
-        self.hedges: int = 0
-        self.failures_absorbed: int = 0
-        self.throttled: int = 0
 
     # ------------------------------------------------------------------ the side of discovery
 
@@ -295,10 +285,6 @@ class Balancer:
             if untried:
                 return untried
         return roster.ready or roster.nodes
-
-    def has_untried(self, tried: Collection[Node]) -> bool:
-        """Whether there is a healthy endpoint that is not among those tried."""
-        return any(node not in tried for node in self._roster.ready)
 
     def report(
         self,
@@ -514,26 +500,7 @@ class Balancer:
         self._news.catch_up()
         return explain.balancer(self, self._roster, self._policy, self.clock(), picks)
 
-    def withdraw_retry(self, now: float) -> bool:
-        """Take one retry out of the budget of the service; False when there is none left."""
-        with self._roster.lock:
-            return self._budget.withdraw(now)
-
-    # ------------------------------------------------------------------ hedges, failure domains and throttling
-
-    def hedge_delay(self, hedge: HedgeOptions, now: float) -> float | None:
-        """After how many seconds an attempt is late; None while too little is known to say so."""
-        if hedge.delay is not None:
-            return max(hedge.least, hedge.delay)
-        seconds, attempts = self._roster.usual(hedge.percentile, now)
-        return max(hedge.least, seconds) if attempts >= hedge.enough else None
-
-    def cut_short(self, started: float, deadline: float, now: float) -> bool:
-        """Whether a deadline has ended an attempt that had less time than half of all attempts take."""
-        if now < deadline:
-            return False
-        seconds, attempts = self._roster.usual(0.5, now)
-        return attempts >= _ENOUGH and deadline - started < seconds
+    # ------------------------------------------------------------------ hedges
 
     def try_hedge(self, tried: TriedNodes, avoid: Collection[str], try_pick: Callable[..., Pick | None]) -> Pick | None:
         """Pick an endpoint for a second attempt beside one that is late; None if there is none, or no budget left.
@@ -543,10 +510,11 @@ class Balancer:
             avoid: `RetryOptions.avoid`.
             try_pick: That of this balancer, for what the call asks for.
         """
-        if not self.has_untried(tried) or not self.withdraw_retry(self.clock()):
+        retrying = self.retrying
+        if not retrying.has_untried(tried) or not retrying.withdraw(self.clock()):
             return None
         try:
-            pick = try_pick(self.to_avoid(tried, avoid), False)
+            pick = try_pick(retrying.to_avoid(tried, avoid), False)
         except (ClosedError, NoEndpointsError):  # the attempt that runs is still good
             return None
         if pick is not None and pick.node in tried:  # nobody else fits, or the others have just left
@@ -570,62 +538,6 @@ class Balancer:
             if self._observe is not None:
                 self._observe(node, seconds, True, now)
         self._news.tell()
-
-    def to_avoid(self, tried: TriedNodes, names: Collection[str]) -> TriedNodes:
-        """Nodes that an attempt after `tried` keeps away from: those, and all that share something with one of them.
-
-        Args:
-            tried: Where the call has been.
-            names: What endpoints share: `RetryOptions.avoid`. When nobody healthy would be left, that does not count.
-        """
-        if not names:
-            return tried
-        spoilt = {(name, shared) for node in tried for name in names if (shared := _described(node, name))}
-        near = [
-            node
-            for node in self._roster.nodes
-            if node not in tried and any((name, _described(node, name)) in spoilt for name in names)
-        ]
-        both = tried.and_also(near, tried=False)
-        return both if self.has_untried(both) else tried
-
-    def admit(self) -> bool:
-        """Whether a call may be made; False refuses it, because the service turns most calls away."""
-        with self._roster.lock:
-            admitted = self.throttle is None or self.throttle.admit(self.clock(), self.rng)
-            self.throttled += not admitted
-        return admitted
-
-    def accepted(self) -> None:
-        """A call was not turned away."""
-        with self._roster.lock:
-            if self.throttle is not None:
-                self.throttle.accepted(self.clock())
-
-    def count_hedge(self, event: events.Hedged) -> None:
-        """Count and announce a second attempt."""
-        with self._roster.lock:
-            self.hedges += 1
-        self._outbox.emit(event)
-
-    def forget_hedges(self, number: int) -> None:
-        """Count second attempts no longer: their call was given up, which counts no attempt that still ran."""
-        with self._roster.lock:
-            self.hedges -= number
-
-    def absorb_failure(self) -> None:
-        """An attempt failed while another one of its call still runs: the call has not failed by that."""
-        with self._roster.lock:
-            self.failures_absorbed += 1
-
-    def count_retry(self, event: events.Retried | events.RetryDenied) -> None:
-        """Count and announce a retry, or one that the budget denied."""
-        with self._roster.lock:
-            if isinstance(event, events.Retried):
-                self.retries += 1
-            else:
-                self.retries_denied += 1
-        self._outbox.emit(event)
 
     # ------------------------------------------------------------------ life
 
@@ -659,13 +571,6 @@ class Balancer:
 
     def __repr__(self) -> str:
         return f"<Balancer {self.service!r}: {len(self._roster.ready)} of {len(self._roster.nodes)} endpoints healthy>"
-
-
-def _described(node: Node, name: str) -> str | None:
-    """What discovery says of an endpoint under a name: zone, host, version, or a key of the metadata."""
-    if name in ("zone", "host", "version"):
-        return getattr(node.endpoint, name) or node.endpoint.metadata.get(name)
-    return node.endpoint.metadata.get(name)
 
 
 def _nobody_keeps() -> None:

@@ -288,8 +288,9 @@ def call(
         ThrottledError: The client refuses the call, because most calls fail.
     """
     repeatable = idempotent and replayable
-    throttle = balancer.throttle
-    if throttle is not None and begun is None and not balancer.admit():
+    retrying = balancer.retrying
+    throttled = retrying.throttle is not None
+    if throttled and begun is None and not retrying.admit(balancer.clock(), balancer.rng):
         raise ThrottledError(f"service {balancer.service!r}: not sent, because the service turns most calls away")
     try_pick = balancer.try_pick if request is None else partial(balancer.try_pick_for, request)
     pick = try_pick((), repeatable) if begun is None else begun.pick
@@ -310,7 +311,7 @@ def call(
     attempt.expires = limits.expiry(pick.started)
     hedge_after: float | None = None
     if retry.hedge is not None and repeatable:
-        hedge_after = attempt.hedge_after = balancer.hedge_delay(retry.hedge, pick.started)
+        hedge_after = attempt.hedge_after = retrying.hedge_delay(retry.hedge, pick.started)
     state: RetryState | None = None
     tried = TriedNodes(pick)
     while True:
@@ -323,21 +324,21 @@ def call(
                 pick = attempt.pick
         except BaseException:
             pick.release(_IGNORED)
-            if throttle is not None:
-                balancer.accepted()  # at least, it was not turned away
+            if throttled:
+                retrying.accepted(balancer.clock())  # at least, it was not turned away
             raise
         now = balancer.clock()
         attempt.trace.attempts.append(Tried(pick.node.endpoint, verdict.reason, now - pick.started))
         outcome = verdict.outcome
-        if outcome is _RETRYABLE and deadline is not None and balancer.cut_short(pick.started, deadline, now):
+        if outcome is _RETRYABLE and deadline is not None and retrying.cut_short(pick.started, deadline, now):
             outcome = _IGNORED  # it was the caller who had no time
         if whole:
             pick.release(outcome, verdict.reason, now, verdict.cause)
         else:
             pick.observe(outcome, verdict.reason, now, verdict.cause)
         if verdict.outcome is not _RETRYABLE:
-            if throttle is not None:
-                balancer.accepted()  # a failure of the application took work, too
+            if throttled:
+                retrying.accepted(balancer.clock())  # a failure of the application took work, too
             break
         if verdict.cause is _CONNECT:
             balancer.unreachable(pick.node)
@@ -349,10 +350,10 @@ def call(
                 verdict,
                 retry,
                 state,
-                balancer.withdraw_retry,
+                retrying.withdraw,
                 now=now,
                 rng=balancer.rng,
-                untried=balancer.has_untried(tried),
+                untried=retrying.has_untried(tried),
                 idempotent=idempotent,
                 replayable=replayable,
                 deadline=deadline,
@@ -366,13 +367,13 @@ def call(
         if isinstance(delay, Refusal):
             attempt.trace.refusal = delay
             if delay is Refusal.OUT_OF_BUDGET:
-                balancer.count_retry(events.RetryDenied(*facts))
+                retrying.count_retry(events.RetryDenied(*facts))
             break
         pick.release()
-        balancer.count_retry(events.Retried(*facts, delay))
+        retrying.count_retry(events.Retried(*facts, delay))
         if delay > 0:
             yield Sleep(delay)
-        again = try_pick(balancer.to_avoid(tried, retry.avoid) if retry.avoid else tried, repeatable)
+        again = try_pick(retrying.to_avoid(tried, retry.avoid) if retry.avoid else tried, repeatable)
         if again is None:  # the list became empty meanwhile
             raise balancer.no_endpoints(state.start_time)
         pick = again
@@ -404,6 +405,7 @@ def _race(
         The attempt that stands. All others have been released, as failures or as superseded.
     """
     assert retry.hedge is not None
+    retrying = balancer.retrying
     running = [attempt]
     trace = attempt.trace
     begun = 1
@@ -423,7 +425,7 @@ def _race(
                     running.append(hedge)
                     trace.hedges += 1
                     after = pick.started - attempt.pick.started
-                    balancer.count_hedge(events.Hedged(balancer.service, pick.endpoint, after))
+                    retrying.count_hedge(events.Hedged(balancer.service, pick.endpoint, after))
                 continue
             ended = Ended(attempt, answer) if type(answer) is Verdict else answer
             assert type(ended) is Ended, "an attempt is answered with its verdict"
@@ -441,11 +443,11 @@ def _race(
             pick.release(ended.verdict.outcome, ended.verdict.reason, now, ended.verdict.cause)
             tried.append(pick.node)
             if ended.verdict.outcome is not _IGNORED:
-                balancer.absorb_failure()
+                retrying.absorb_failure()
             if ended.verdict.cause is _CONNECT:
                 balancer.unreachable(pick.node)
     except BaseException:
         for each in running:
             each.pick.release(_IGNORED)
-        balancer.forget_hedges(len(running) - 1)
+        retrying.forget_hedges(len(running) - 1)
         raise

@@ -144,16 +144,17 @@ def summarise(balancer: Balancer, everything: Counted) -> ServiceStats:
     recent_failures = failed - failed_before
     counts, failures = histogram.add(gone.counts, attempts), gone.failures + failed
     median, p99, longest = histogram.quantiles(recent, (0.5, 0.99, 1.0))
-    retries = balancer.retries
+    retrying = balancer.retrying
+    retries = retrying.retries
     return ServiceStats(
         service=balancer.service,
         in_flight=sum(node.in_flight for node in everybody),
-        calls=sum(counts) - retries - balancer.hedges,
-        failures=max(0, failures - retries - balancer.failures_absorbed),
+        calls=sum(counts) - retries - retrying.hedges,
+        failures=max(0, failures - retries - retrying.failures_absorbed),
         retries=retries,
-        retries_denied=balancer.retries_denied,
-        hedges=balancer.hedges,
-        throttled=balancer.throttled,
+        retries_denied=retrying.retries_denied,
+        hedges=retrying.hedges,
+        throttled=retrying.throttled,
         calls_per_second=sum(recent) / seconds,
         failures_per_second=recent_failures / seconds,
         median=median,

@@ -35,7 +35,7 @@ FLOORS = [
     ["orca"],
     ["policy", "retry"],
     ["pick", "stats", "explain", "explanation", "journal"],
-    ["roster", "news"],
+    ["roster", "news", "retrying"],
     ["balancer"],
     ["call", "drive", "crew", "hedging", "decorator"],
     ["discovery", "registration", "telemetry", "load", "probing", "checking"],

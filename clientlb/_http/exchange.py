@@ -88,7 +88,7 @@ class _Exchange(ABC, Generic[AnyRequest]):
         else:
             # what needs more than one attempt at once, a refusal or a choice of endpoints takes the long way
             asks = options is not None and (options.key is not None or options.where is not None)
-            self._short = not asks and retry.hedge is None and balancer.throttle is None
+            self._short = not asks and retry.hedge is None and balancer.retrying.throttle is None
             self._limits = Limits.of(balancer, options)
         self._idempotent = is_idempotent(request, options, retry)
         self._replayable = is_replayable(request.stream, flavour.byte_stream)

@@ -107,7 +107,7 @@ class Sending:
         if (
             deadline is not None
             and now >= deadline - _SOON
-            and balancer.cut_short(started, deadline, max(now, deadline))
+            and balancer.retrying.cut_short(started, deadline, max(now, deadline))
         ):
             return Verdict(Outcome.IGNORED, _DEADLINE_EXCEEDED.name)  # the caller gave it less time than it takes
         return None

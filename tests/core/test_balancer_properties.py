@@ -165,7 +165,7 @@ class Anything(RuleBasedStateMachine):
     @rule(wanted=st.integers(1, 30))
     def retry(self, wanted):
         for _ in range(wanted):
-            if not self.balancer.withdraw_retry(self.clock()):
+            if not self.balancer.retrying.withdraw(self.clock()):
                 assert self.retries_left(at_most=False) < 1 + 1e-6, "denied, but paid for"
                 return
             assert self.retries_left(at_most=True) > 1 - 1e-6, "granted, but paid by nobody"

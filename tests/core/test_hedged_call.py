@@ -8,6 +8,7 @@ import pytest
 from clientlb import (
     Balancer,
     BudgetOptions,
+    Cause,
     Endpoint,
     HedgeOptions,
     JournalOptions,
@@ -23,7 +24,7 @@ from clientlb.retry.policy import Refusal
 from clientlb.testing import FakeClock
 
 FAILED = Verdict(Outcome.RETRYABLE, "503")
-REFUSED = Verdict(Outcome.RETRYABLE, "ConnectError", sent=False)
+REFUSED = Verdict(Outcome.RETRYABLE, "ConnectError", sent=False, cause=Cause.CONNECT)
 BROKEN = Verdict(Outcome.FAILURE, "500")
 
 

@@ -119,5 +119,5 @@ def test_a_call_that_was_given_up_was_not_turned_away():
 
 def test_it_is_off_by_default():
     balancer = Balancer("orders")
-    assert balancer.throttle is None
+    assert balancer.retrying.throttle is None
     assert balancer.plain

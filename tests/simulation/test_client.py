@@ -108,7 +108,7 @@ def test_a_second_attempt_overtakes_the_first_which_is_cancelled():
     assert racing.in_flight == (0, 0)
     racing.loop.run(10.0)
     assert len(racing.record.latencies) == 1
-    assert racing.client.balancer.hedges == 1
+    assert racing.client.balancer.retrying.hedges == 1
 
 
 def test_an_attempt_that_is_fast_has_no_second_one():

@@ -203,7 +203,7 @@ def test_counters_never_go_back(services: Services, clock: FakeClock, registry: 
     with PrometheusSink(services, registry):
         call(services, clock, outcome=Outcome.FAILURE)
         before = scrape(registry)
-        balancer.count_retry(events.Retried("orders", balancer.endpoints[0], 1, "503", 0.0))
+        balancer.retrying.count_retry(events.Retried("orders", balancer.endpoints[0], 1, "503", 0.0))
         assert (balancer.stats().calls, balancer.stats().failures) == (0, 0)
         meanwhile = scrape(registry)
         call(services, clock)
