@@ -76,6 +76,7 @@ class Links(Generic[TransportT]):
         self._acquire, self._release = self._lock.acquire, self._lock.release  # for every call; see Balancer
         self._links: dict[Key, Link[TransportT]] = {}
         self._versions: dict[str, int] = {}
+        self._balancers: dict[str, Balancer] = {}
         self._uses = 0
         self._ordinary: TransportT | None = None
         self._retired: deque[TransportT] = deque()
@@ -84,7 +85,7 @@ class Links(Generic[TransportT]):
         """The link to an endpoint, for one call.
 
         Args:
-            balancer: Of the endpoint's service; if its list has changed, links to endpoints that left are let go.
+            balancer: Of the endpoint's service; if its list has just changed, links to endpoints that left are let go.
             endpoint: Where the call goes.
             server_name: What the TLS certificate is checked against; None without TLS.
         """
@@ -116,6 +117,14 @@ class Links(Generic[TransportT]):
             self._release()
         return bool(self._retired)
 
+    def endpoints_changed(self, service: str) -> bool:
+        """Let links to endpoints that left go; True if there are retired transports to be closed."""
+        with self._lock:
+            balancer = self._balancers.get(service)
+            if balancer is not None:
+                self._let_leavers_go(balancer)
+        return bool(self._retired)
+
     @property
     def ordinary(self) -> TransportT:
         """The transport for everything that is no service."""
@@ -139,6 +148,7 @@ class Links(Generic[TransportT]):
             self._retired.extend(link.transport for link in self._links.values())
             self._links.clear()
             self._versions.clear()
+            self._balancers.clear()
             if self._ordinary is not None:
                 self._retired.append(self._ordinary)
                 self._ordinary = None
@@ -147,8 +157,9 @@ class Links(Generic[TransportT]):
         return len(self._links)
 
     def _let_leavers_go(self, balancer: Balancer) -> None:
-        self._versions[balancer.service] = balancer.version
         service, place_of = balancer.service, self._place_of
+        self._versions[service] = balancer.version
+        self._balancers[service] = balancer
         present = {(endpoint.host, endpoint.port, place_of(endpoint)) for endpoint in balancer.endpoints}
         gone = [
             key for key, link in self._links.items() if key[0] == service and (*key[1:3], link.place) not in present

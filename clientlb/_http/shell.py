@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import ssl
 import threading
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable
 from functools import partial
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
+from clientlb import events
 from clientlb._http.body import aclose_retired, close_retired
 from clientlb._http.direct import AsyncDirect, AsyncThrough, Direct, Through
 from clientlb._http.exchange import SCHEMES, AsyncExchange, Exchange
@@ -116,6 +118,8 @@ class Shell(ABC, Generic[TransportT]):
             partial(getattr(module, self._transport_name), **arguments) if passthrough is None else lambda: passthrough
         )
         self._begin()
+        self._hook = _hook(self)
+        services.add_hook(self._hook)
         survive_forks(self, Shell._after_fork)
 
     @abstractmethod
@@ -125,6 +129,14 @@ class Shell(ABC, Generic[TransportT]):
     @abstractmethod
     def _all_links(self) -> Iterable[Links[TransportT]]:
         """Those of every event loop."""
+
+    @abstractmethod
+    def _endpoints_changed(self, service: str) -> None:
+        """Close connections to endpoints that left and that no call uses. Called on any thread."""
+
+    def _stop(self) -> None:
+        self._closed = True
+        self._services.remove_hook(self._hook)
 
     def _after_fork(self) -> None:
         """In a forked child: leave the parent's connections alone, for closing them would talk over them."""
@@ -159,6 +171,11 @@ class SyncShell(Shell[SyncTransportT], Generic[AnyRequest, AnyResponse, SyncTran
     def _all_links(self) -> Iterable[Links[SyncTransportT]]:
         return [self._links]
 
+    def _endpoints_changed(self, service: str) -> None:
+        links = self._links
+        if links.endpoints_changed(service):
+            close_retired(links)
+
     def handle_request(self, request: AnyRequest) -> AnyResponse:
         """Send a request to an endpoint of its service, or pass it through.
 
@@ -187,7 +204,7 @@ class SyncShell(Shell[SyncTransportT], Generic[AnyRequest, AnyResponse, SyncTran
 
     def close(self) -> None:
         """Close every connection. Idempotent."""
-        self._closed = True
+        self._stop()
         links = self._links
         self._crew.close()  # first: whoever reads from a connection that is closed waits on, and can no longer be cut
         links.retire_all()
@@ -207,6 +224,11 @@ class AsyncShell(Shell[AsyncTransportT], Generic[AnyRequest, AnyResponse, AsyncT
 
     def _all_links(self) -> Iterable[Links[AsyncTransportT]]:
         return self._by_loop.values()
+
+    def _endpoints_changed(self, service: str) -> None:
+        for loop, links in self._by_loop.items():
+            if links.endpoints_changed(service):
+                run_in(loop, aclose_retired, links)
 
     async def handle_async_request(self, request: AnyRequest) -> AnyResponse:
         """Send a request to an endpoint of its service, or pass it through.
@@ -249,7 +271,7 @@ class AsyncShell(Shell[AsyncTransportT], Generic[AnyRequest, AnyResponse, AsyncT
 
     async def aclose(self) -> None:
         """Close every connection, in the event loop that it belongs to. Idempotent."""
-        self._closed = True
+        self._stop()
         here = running_loop()
         for loop, links in self._by_loop.items():
             links.retire_all()
@@ -257,3 +279,19 @@ class AsyncShell(Shell[AsyncTransportT], Generic[AnyRequest, AnyResponse, AsyncT
                 await aclose_retired(links)
             else:
                 run_in(loop, aclose_retired, links)
+
+
+def _hook(shell: Shell[Any]) -> events.EventHook:
+    """Tell a transport about endpoints that left, as long as somebody else holds it."""
+    reference = weakref.ref(shell)
+    services = shell._services
+
+    def hook(event: events.Event) -> None:
+        if isinstance(event, events.EndpointsChanged):
+            found = reference()
+            if found is None:
+                services.remove_hook(hook)
+            else:
+                found._endpoints_changed(event.service)
+
+    return hook

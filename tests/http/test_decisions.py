@@ -295,9 +295,11 @@ def test_a_link_is_retired_when_its_endpoint_has_left_and_its_last_call_ended() 
     busy, again = fleet.take(1), fleet.take(1)
     fleet.use(2)
     fleet.update(3)
-    assert fleet.retired == []  # it is noticed by the next call
-    fleet.use(3)
+    assert fleet.retired == []  # it is noticed by whoever is told of it, or by the next call
+    assert fleet.links.endpoints_changed("orders")
     assert fleet.retired == [2]
+    assert not fleet.links.endpoints_changed("payments")
+    fleet.use(3)
     fleet.links.give_back(busy)
     assert fleet.retired == []
     fleet.links.give_back(again)
