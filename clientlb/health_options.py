@@ -138,7 +138,8 @@ class HealthOptions:
             but always one, and never the last healthy one (default 0.5). Failures in a row are no matter of
             degree: the rules `consecutive`, `connect` and `check` know no limit.
         panic_below: When a smaller share of the endpoints is healthy, all are used whatever their state (Envoy: 0.5;
-            default 0: only when none is healthy, for else a dead endpoint gets calls while a healthy one exists).
+            default 0: only when none is healthy, for else a dead endpoint gets calls while a healthy one exists;
+            `docs/simulation.md` has what each costs).
         suspend: Eject nobody while the trouble looks like our own: most endpoints fail at once after this process stood
             still, or most are ejected at once and nobody answers; or nobody passes the active check (default True).
         dry_run: Names of rules (`clientlb.health_options.RULES`) that eject nobody and only say so, by the event

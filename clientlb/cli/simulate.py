@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib
 import json
 import math
@@ -10,6 +11,7 @@ from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import TypeAlias
 
+from clientlb.config import load_options
 from clientlb.errors import ConfigurationError
 from clientlb.events import Ejected
 from clientlb.options import POLICY_NAMES, Options
@@ -40,6 +42,9 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         f" (default {Options().policy})",
     )
     command.add_argument(
+        "--options", metavar="FILE", help="a TOML file of options, whose [default] every client has (default: ours)"
+    )
+    command.add_argument(
         "--seeds", type=_count, default=1, metavar="N", help="runs per policy; means are printed (default 1)"
     )
     command.add_argument("--json", action="store_true", help="print JSON")
@@ -52,13 +57,14 @@ def run(options: argparse.Namespace) -> int:
     scenario: Scenario = SCENARIOS[options.scenario]
     if options.plot:
         plot.check(options.plot)
-    policies = {name: policy_of(name) for name in options.policy or [str(Options().policy)]}
+    base = load_options(options.options, environ={})["*"]
+    policies = {name: policy_of(name) for name in options.policy or [str(base.policy)]}
     rows: list[Row] = []
     first_runs: dict[tuple[str, str], Result] = {}
     for label, setting in scenario.points.items():
         for name, policy in policies.items():
             results = [
-                simulate(setting, name=name, seed=seed, options=Options(policy=policy))
+                simulate(setting, name=name, seed=seed, options=dataclasses.replace(base, policy=policy))
                 for seed in range(1, options.seeds + 1)
             ]
             first_runs[label, name] = results[0]

@@ -38,6 +38,14 @@ def fluctuating(world: World, every: float, fastest: float) -> None:
     world.at(0.0, redraw)
 
 
+def most_gone(world: World, count: int, seconds: float) -> None:
+    """Some servers fall silent for a while, and discovery names them all the time."""
+    begins = world.setting.warm_up
+    for server in world.servers[:count]:
+        world.at(begins, server.fall_silent)
+        world.at(begins + seconds, partial(setattr, server, "condition", Condition.SERVING))
+
+
 def _come_cold(world: World, server: Server) -> None:
     """Let a new server begin three times slower than it will be after ten seconds."""
     warm = server.speed

@@ -211,6 +211,13 @@ def _incidents() -> Iterator[Scenario]:
             "silent": replace(stale, incidents=partial(incidents.stale_discovery, silent=True)),
         },
     )
+    few_left = replace(some, servers=10, measured=30.0, incidents=partial(incidents.most_gone, count=8, seconds=20.0))
+    yield Scenario(
+        "few-left",
+        "20x10: eight servers fall silent for 20 s; the other two could do the work (30 %), or never could (70 %)",
+        {"30 %": replace(few_left, load=0.3), "70 %": replace(few_left, load=0.7)},
+        partial(_to_first, 8),
+    )
     small = Setting(
         clients=20,
         servers=10,

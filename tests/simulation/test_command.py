@@ -49,6 +49,24 @@ def test_a_table_has_a_line_per_point_and_policy_be_it_ones_own(run, tmp_path, m
     assert [line.split()[:2] for line in lines[2:]] == [["crawling", "own_policies:First"], ["crawling", "p2c"]]
 
 
+def test_options_of_a_file_are_those_of_every_client(run, tmp_path):
+    path = tmp_path / "options.toml"
+    path.write_text("[default]\npolicy = 'p2c'\n[default.retry]\nattempts = 1\n[default.health]\nsuspend = false")
+    status, found, _ = run("correlated", "--options", str(path), "--json")
+    assert status == 0
+    once, _ = json.loads(found)
+    assert (once["policy"], once["attempts per call"]) == ("p2c", 1.0)
+    assert once["ejections"] > 0
+
+
+def test_options_that_cannot_be_right_are_named(run, tmp_path):
+    path = tmp_path / "options.toml"
+    path.write_text("[default.health]\npanic_below = 50")
+    status, _, said = run("few-left", "--options", str(path))
+    assert status != 0
+    assert "in default.health: health.panic_below is 50; give a number at least 0 and at most 1" in said
+
+
 def test_json_and_plot(run, tmp_path):
     picture = tmp_path / "picture.png"
     status, found, _ = run("correlated", "--json", "--plot", str(picture))
