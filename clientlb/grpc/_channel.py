@@ -17,7 +17,7 @@ from clientlb.call import FOREVER
 from clientlb.endpoint import Endpoint
 from clientlb.errors import ClosedError
 from clientlb.grpc._base import KeyOf, ServiceChannel, WhereOf
-from clientlb.grpc._connectivity import Callback, Watch, await_connection
+from clientlb.grpc._connectivity import Callback, Watch, await_connection, state_of
 from clientlb.grpc._errors import ChannelClosedError
 from clientlb.grpc._later import Later
 from clientlb.grpc._links import Links
@@ -49,7 +49,7 @@ class Channel(ServiceChannel, grpc.Channel):
         self._later = later = Later()
         # `close` waits for events of calls that just ended, so it must not run in a callback, on the thread of events
         self.links: Links[grpc.Channel] = Links(
-            self._balancer, self._connect, lambda channel: later.run(0.0, channel.close)
+            self._balancer, self._connect, lambda channel: later.run(0.0, channel.close), state_of
         )
         self._watch = Watch()
         self._lock = threading.Lock()

@@ -42,7 +42,7 @@ def await_connection(link: Link[grpc.Channel], later: Later, connected: Callable
         link = reference()
         if link is None:
             return
-        state = _state_of(link.channel)
+        state = state_of(link.channel)
         if state in (State.IDLE, State.CONNECTING, State.TRANSIENT_FAILURE):
             later.run(_PERIOD, functools.partial(look, failing or state is State.TRANSIENT_FAILURE))
             return
@@ -53,7 +53,7 @@ def await_connection(link: Link[grpc.Channel], later: Later, connected: Callable
     look(False)
 
 
-def _state_of(channel: grpc.Channel) -> State | None:
+def state_of(channel: grpc.Channel) -> State | None:
     """The connectivity of a sync channel, which is asked to connect. None if it is closed, or not gRPC's own.
 
     In public, gRPC tells it to subscribers only. Each channel with one costs a thread, which dies with a traceback on

@@ -12,6 +12,9 @@ import grpc
 import grpc.aio
 
 from clientlb.errors import ClosedError, DeadlineExceededError, NoEndpointsError, NotSentError, ThrottledError
+from clientlb.outcome import Verdict
+
+STUCK = "it was still connecting while other endpoints were connected"
 
 
 class LocalRpcError(grpc.RpcError, grpc.Call):
@@ -62,6 +65,18 @@ class LocalRpcError(grpc.RpcError, grpc.Call):
         return f"<{type(self).__name__}: {self._code.name}, {self._details}>"
 
     __repr__ = __str__
+
+
+class StuckRpcError(LocalRpcError):
+    """An attempt was given up because its endpoint was still connecting while another one was connected: UNAVAILABLE.
+
+    Args:
+        verdict: What that means.
+    """
+
+    def __init__(self, verdict: Verdict) -> None:
+        super().__init__(grpc.StatusCode.UNAVAILABLE, STUCK)
+        self.verdict: Verdict = verdict
 
 
 class NoEndpointsRpcError(LocalRpcError, NoEndpointsError):

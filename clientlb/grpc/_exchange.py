@@ -9,9 +9,10 @@ import grpc
 
 from clientlb.balancer import Balancer
 from clientlb.call import Attempt
-from clientlb.grpc._errors import DeadlineExceededRpcError, NoEndpointsRpcError, ThrottledRpcError
+from clientlb.grpc._errors import DeadlineExceededRpcError, NoEndpointsRpcError, StuckRpcError, ThrottledRpcError
+from clientlb.grpc._links import PATIENCE
 from clientlb.grpc._requests import Requests
-from clientlb.grpc._sending import Sending
+from clientlb.grpc._sending import CUT_OFF, STILL_CONNECTING, Sending
 from clientlb.orca import of_trailers
 from clientlb.outcome import SUCCEEDED, Outcome, Verdict
 
@@ -70,6 +71,8 @@ class Exchange(Sending):
         if error is None:
             return SUCCEEDED
         assert self._attempt is not None
+        if isinstance(error, StuckRpcError):
+            return error.verdict
         if not isinstance(error, grpc.RpcError):
             return Verdict(Outcome.IGNORED, type(error).__name__)
         return self.verdict(self._attempt, error)
@@ -84,14 +87,46 @@ class Exchange(Sending):
             raise failed
         request = self._request
         function = self._method.at(attempt.pick.node)
-        if self._form is not None:
-            function = getattr(function, self._form)
-        return function(
+        form = self._form
+        unsure = form != "future" and self._method.single and not self.patient and not self.is_connected(attempt)
+        if unsure or form is not None:
+            function = getattr(function, "future" if unsure else str(form))
+        made = function(
             iter(request) if type(request) is Requests else request,
             self.seconds_of(attempt),
             self.metadata_of(attempt),
             *self._arguments,
         )
+        return self._response_of(made, attempt) if unsure else made
+
+    def _response_of(self, future: Any, attempt: Attempt) -> Any:
+        """Wait for the response of an endpoint that is still connecting, unless that takes too long."""
+        try:
+            while True:
+                try:
+                    response = future.result(PATIENCE)
+                except grpc.FutureTimeoutError:
+                    if self.is_stuck(attempt):
+                        future.cancel()
+                        raise StuckRpcError(self.stuck(attempt)) from None
+                else:
+                    return response if self._form is None else (response, future)
+        except BaseException:
+            future.cancel()
+            raise
+
+    def is_connected(self, attempt: Attempt) -> bool:
+        """Whether the endpoint of an attempt is known to be connected."""
+        link = self._channel.links.get(attempt.pick.node)
+        return link is not None and bool(link.methods)
+
+    def is_stuck(self, attempt: Attempt) -> bool:
+        """Whether the endpoint of an attempt is still not connected while another one is."""
+        return self._channel.links.is_stuck(attempt.pick.node)
+
+    def stuck(self, attempt: Attempt) -> Verdict:
+        """What it means that an attempt was cancelled because it was stuck: has it been sent all the same?"""
+        return STILL_CONNECTING if self.is_stuck(attempt) else CUT_OFF
 
     def launch(self, attempt: Attempt) -> Launched:
         """Send the request to the endpoint of an attempt, beside another attempt perhaps."""
@@ -127,6 +162,8 @@ class Exchange(Sending):
         code = ended.code()
         if code is grpc.StatusCode.OK:
             return SUCCEEDED
+        if code is grpc.StatusCode.UNAVAILABLE:
+            self._channel.links.doubt(attempt.pick.node)
         return self.judge(attempt, code, ended.details(), ended.trailing_metadata())
 
     @property

@@ -27,7 +27,8 @@ import grpc
 from clientlb.call import Attempt, Step, Steps, Wait
 from clientlb.drive import add_note
 from clientlb.errors import NotSentError
-from clientlb.grpc._errors import LocalRpcError
+from clientlb.grpc._errors import LocalRpcError, StuckRpcError
+from clientlb.grpc._links import PATIENCE
 from clientlb.grpc._sending import LATE, TIMED_OUT
 from clientlb.grpc._verdict import not_again
 from clientlb.outcome import Outcome
@@ -58,6 +59,7 @@ class BalancedFuture(grpc.Call, grpc.Future):  # type: ignore[type-arg]
         self._paused: Step | None = None
         self._committed = False
         self._late: Attempt | None = None
+        self._moved: Attempt | None = None
         self._cancelled = False
         self._ended = False
         self._error: Exception | None = None  # the end of a call that has no attempt to show for it
@@ -101,6 +103,32 @@ class BalancedFuture(grpc.Call, grpc.Future):  # type: ignore[type-arg]
         ended = functools.partial(_attempt_ended, weakref.ref(self), self._exchange, self._steps, attempt)
         if not inner.add_callback(ended):
             self.attempt_ended(attempt)
+        elif not self._exchange.patient and not self._exchange.is_connected(attempt):
+            self._watch_connection(attempt)
+
+    def _watch_connection(self, attempt: Attempt) -> None:
+        reference = weakref.ref(self)
+
+        def look() -> None:
+            call = reference()
+            if call is not None:
+                call.move_if_stuck(attempt)
+
+        self._exchange.after(PATIENCE, look)
+
+    def move_if_stuck(self, attempt: Attempt) -> None:
+        """End an attempt whose endpoint is still connecting while another one is connected."""
+        exchange = self._exchange
+        with self._changed:
+            inner = self._inner
+            if self._attempt is not attempt or inner is None or self._committed or self._ended:
+                return
+        if exchange.is_stuck(attempt):
+            with self._changed:
+                self._moved = attempt
+            inner.cancel()  # and its callback has the verdict
+        elif not exchange.is_connected(attempt):
+            self._watch_connection(attempt)
 
     def _pause(self, step: Step) -> None:
         with self._changed:
@@ -134,7 +162,10 @@ class BalancedFuture(grpc.Call, grpc.Future):  # type: ignore[type-arg]
             inner = self._inner
             if self._attempt is not attempt or self._ended or inner is None:
                 return
-            found = TIMED_OUT if self._late is attempt else self._exchange.verdict(attempt, inner)
+            if self._moved is attempt:
+                found = self._exchange.stuck(attempt)
+            else:
+                found = TIMED_OUT if self._late is attempt else self._exchange.verdict(attempt, inner)
             following: Step | None = None
             failed: Exception | None = None
             if self._committed:
@@ -147,7 +178,10 @@ class BalancedFuture(grpc.Call, grpc.Future):  # type: ignore[type-arg]
                 except Exception as error:  # there is nobody left to send the next attempt to
                     failed = error
                 if following is None and not self._committed and found.outcome is not _SUCCESS:
-                    if found is TIMED_OUT and self._late is attempt:  # what gRPC says is that we have cancelled it
+                    # what gRPC says of these is that we have cancelled them
+                    if self._moved is attempt:
+                        failed = StuckRpcError(found)
+                    elif self._late is attempt:
                         failed = LocalRpcError(grpc.StatusCode.DEADLINE_EXCEEDED, LATE)
                     add_note(failed or inner, attempt)
             if following is not None or failed is not None:

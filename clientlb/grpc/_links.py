@@ -1,20 +1,41 @@
 """One real channel per endpoint. It knows nothing of calls: sync and aio channels use it alike.
 
-An endpoint's channel is opened by its first call and stays. When the endpoint has left the service its channel is
+An endpoint's channel is opened by the first call that picks it, and stays. Connecting goes on in the background: while
+it does, calls go to endpoints that are connected, if there are some. With the first channel of a service a few more are
+opened, so that there is one.
+
+When the endpoint has left the service its channel is
 closed as soon as its last call has ended, so no running call is ever cancelled by a change of the list.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import weakref
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
+import grpc
+
 from clientlb.balancer import Balancer
 from clientlb.endpoint import Endpoint
 from clientlb.errors import ClosedError
+from clientlb.health.breaker import State
 from clientlb.node import Node
+from clientlb.outcome import Outcome
+from clientlb.pick import Pick
+
+_IGNORED = Outcome.IGNORED
+_READY = grpc.ChannelConnectivity.READY
+_IDLE = grpc.ChannelConnectivity.IDLE
+_CONNECTING = grpc.ChannelConnectivity.CONNECTING
+
+_WARM = 3
+_MANY = 500
+"""Endpoints from which on a call connects where it was picked to: looking for another one would cost more than that."""
+PATIENCE = 0.25
+"""Seconds that a call waits for a connection while others are there: Happy Eyeballs (RFC 8305) waits as long."""
 
 Channel = TypeVar("Channel")
 
@@ -24,22 +45,29 @@ class Link(Generic[Channel]):
 
     Attributes:
         channel: The channel.
-        methods: What calls a method over it, by a weak reference to the balanced method. To be read, not changed.
+        methods: What calls a method over it, by a weak reference to the balanced method; empty while the channel is not
+            known to be connected. To be read, not changed.
         awaited: Somebody waits until it is connected again.
     """
 
-    __slots__ = ("__weakref__", "awaited", "channel", "methods")
+    __slots__ = ("__weakref__", "_made", "awaited", "channel", "methods")
 
     def __init__(self, channel: Channel) -> None:
         self.channel: Channel = channel
+        self._made: dict[weakref.ref[Any], Any] = {}
         self.methods: dict[weakref.ref[Any], Any] = {}
         self.awaited: bool = False
 
-    def add(self, method: weakref.ref[Any], function: Any) -> None:
-        """Keep what calls a method, as long as that method is in use."""
-        # replaced, not changed, since other threads add as well: what one loses to another is made again
-        known = {other: function for other, function in self.methods.items() if other() is not None}
-        self.methods = {**known, method: function}
+    def function(self, method: weakref.ref[Any], make: Callable[[], Any], *, connected: bool) -> Any:
+        """What calls a method. It is kept as long as that method is in use."""
+        function = self._made.get(method)
+        if function is None:
+            function = make()
+            # replaced, not changed, since other threads add as well: what one loses to another is made again
+            known = {other: function for other, function in self._made.items() if other() is not None}
+            self._made = {**known, method: function}
+        self.methods = self._made if connected else {}
+        return function
 
 
 class Links(dict[Node, Link[Channel]]):
@@ -49,6 +77,7 @@ class Links(dict[Node, Link[Channel]]):
         balancer: Says who is still there.
         connect: Opens a channel.
         dispose: Closes a channel that has no calls.
+        state_of: Gives the connectivity of a channel, which is asked to connect; None if it has none.
 
     Attributes:
         balancer: The same.
@@ -56,12 +85,17 @@ class Links(dict[Node, Link[Channel]]):
     """
 
     def __init__(
-        self, balancer: Balancer, connect: Callable[[Endpoint], Channel], dispose: Callable[[Channel], object]
+        self,
+        balancer: Balancer,
+        connect: Callable[[Endpoint], Channel],
+        dispose: Callable[[Channel], object],
+        state_of: Callable[[Channel], grpc.ChannelConnectivity | None],
     ) -> None:
         self.leaving: bool = False
         self.balancer: Balancer = balancer
         self._connect = connect
         self._dispose = dispose
+        self._state_of = state_of
         self._lock = threading.Lock()
         self._closed = False
 
@@ -76,8 +110,69 @@ class Links(dict[Node, Link[Channel]]):
                 raise ClosedError("the channel was closed meanwhile")
             link = self.get(node)
             if link is None:
+                first = not self
                 link = self[node] = Link(self._connect(node.endpoint))
-            return link
+            else:
+                first = False
+        if first:
+            self._warm(node)
+        return link
+
+    # ------------------------------------------------------------------ connecting in the background
+
+    def _warm(self, first: Node) -> None:
+        """Connect to a few endpoints besides the first one, which may be one that cannot be connected to."""
+        others = [node for node in self.balancer.nodes if node is not first]
+        for node in self.balancer.rng.sample(others, min(_WARM, len(others))):
+            with contextlib.suppress(Exception):  # whoever calls that endpoint will see it
+                self._state_of(self[node].channel)
+
+    def is_connected(self, link: Link[Channel]) -> bool:
+        """Whether a call would be sent at once. Starts to connect if it would not."""
+        return bool(link.methods) or self._state_of(link.channel) in (_READY, None)
+
+    def is_stuck(self, node: Node) -> bool:
+        """Whether an endpoint is still not connected while another one is."""
+        link = self.get(node)
+        if link is None or self._state_of(link.channel) in (_READY, None):
+            return False
+        return any(other is not link and self.is_connected(other) for other in list(self.values()))
+
+    def settle(self, pick: Pick, repeatable: bool) -> Pick:
+        """Take another pick if this one's endpoint is still connecting and others are connected.
+
+        An endpoint that cannot be connected to is left to the call, which fails at once and goes elsewhere: that is
+        evidence. So is a probe.
+        """
+        node = pick.node
+        try:
+            link = self[node]
+        except BaseException:
+            pick.release(_IGNORED)
+            raise
+        if link.methods or len(self.balancer.nodes) > _MANY or node.breaker.state is not State.CLOSED:
+            return pick
+        if self._state_of(link.channel) not in (_IDLE, _CONNECTING):
+            return pick
+        connected = {other for other, link in list(self.items()) if self.is_connected(link)}
+        nodes = self.balancer.nodes
+        if not any(other in connected for other in nodes):
+            return pick
+        another = self.balancer.try_pick([other for other in nodes if other not in connected], repeatable)
+        if another is None or another.node not in connected:
+            if another is not None:
+                another.release(_IGNORED)
+            return pick
+        pick.release(_IGNORED)
+        return another
+
+    def doubt(self, node: Node) -> None:
+        """A call has failed as if there were no connection: look at it again before the next one."""
+        link = self.get(node)
+        if link is not None:
+            link.methods = {}
+
+    # ------------------------------------------------------------------ who is there
 
     @property
     def channels(self) -> list[Channel]:

@@ -19,6 +19,7 @@ from clientlb.grpc._requests import Requests
 from clientlb.hedging import drive_hedged
 from clientlb.node import Node
 from clientlb.outcome import Outcome
+from clientlb.pick import Pick
 
 if TYPE_CHECKING:
     from clientlb.grpc._channel import Channel
@@ -52,9 +53,10 @@ class Method(BalancedMethod):
         return link.methods.get(self._reference) or self._open(link)
 
     def _open(self, link: Link[grpc.Channel]) -> Any:
-        made = getattr(link.channel, self._arity)(self._name, *self._arguments)
-        link.add(self._reference, made)
-        return made
+        def make() -> Any:
+            return getattr(link.channel, self._arity)(self._name, *self._arguments)
+
+        return link.function(self._reference, make, connected=self.channel.links.is_connected(link))
 
     def _block(self, form: str | None, request: Any, timeout: float | None, metadata: Any, *arguments: Any) -> Any:
         """Make a call on the thread of the caller."""
@@ -66,8 +68,11 @@ class Method(BalancedMethod):
         pick = balancer.try_pick((), self.idempotent) if self.short and (first is None or first > 0) else None
         if pick is None:
             return self._drive(Exchange(self, form, balancer, request, timeout, metadata, *arguments))
+        link = channel.links.get(pick.node)
+        function = None if link is None else link.methods.get(self._reference)
+        if function is None:
+            return self._connect(pick, Exchange(self, form, balancer, request, timeout, metadata, *arguments))
         try:
-            function = self.at(pick.node)
             if form is not None:
                 function = function.with_call
             answer = function(iter(request) if type(request) is Requests else request, first, metadata, *arguments)
@@ -85,6 +90,11 @@ class Method(BalancedMethod):
         exchange.failed = failed
         del failed  # kept, it would refer to itself through its traceback
         return self._drive(exchange, Attempt(pick, 1, Trace(balancer.service)))
+
+    def _connect(self, pick: Pick, exchange: Exchange) -> Any:
+        """Make a call whose endpoint is not known to be connected."""
+        pick = self.channel.links.settle(pick, self.idempotent)
+        return self._drive(exchange, Attempt(pick, 1, Trace(exchange.balancer.service)))
 
     def _drive(self, exchange: Exchange, begun: Attempt | None = None) -> Any:
         """Make a call, or what is left of it after the attempt that has failed."""
@@ -117,8 +127,13 @@ class Method(BalancedMethod):
 
     def _start(self, kind: Callable[..., Any], form: str | None, request: Any, timeout: Any, *arguments: Any) -> Any:
         """Start a call that goes on by itself."""
-        exchange = Exchange(self, form, self.channel.balancer(), request, self.times(timeout)[0], *arguments)
-        return kind(exchange, self._steps(exchange))
+        balancer = self.channel.balancer()
+        exchange = Exchange(self, form, balancer, request, self.times(timeout)[0], *arguments)
+        pick = balancer.try_pick((), self.idempotent) if self.short else None
+        if pick is None:
+            return kind(exchange, self._steps(exchange))
+        pick = self.channel.links.settle(pick, self.idempotent)
+        return kind(exchange, self._steps(exchange, Attempt(pick, 1, Trace(balancer.service))))
 
 
 class UnaryUnary(Method, UnaryUnaryBase):

@@ -12,7 +12,7 @@ from clientlb.errors import NotSentError
 from clientlb.grpc._errors import of_kind
 from clientlb.grpc._requests import AsyncRequests, Requests
 from clientlb.grpc._verdict import metadata_of_attempt, verdict
-from clientlb.outcome import SUCCEEDED, Outcome, Verdict
+from clientlb.outcome import SUCCEEDED, Cause, Outcome, Verdict
 
 if TYPE_CHECKING:
     from clientlb.grpc._method import BalancedMethod
@@ -23,6 +23,8 @@ _DEADLINE_EXCEEDED = grpc.StatusCode.DEADLINE_EXCEEDED
 _SOON = 0.02
 """Seconds before the end of an attempt from which on its deadline has ended it: gRPC counts in whole milliseconds."""
 LATE = "no response within attempt_timeout"
+STILL_CONNECTING = Verdict(_RETRYABLE, "still connecting", sent=False, cause=Cause.CONNECT)
+CUT_OFF = Verdict(_RETRYABLE, "cancelled in the moment when it was connected")
 TIMED_OUT = Verdict(_RETRYABLE, "attempt timeout")
 
 

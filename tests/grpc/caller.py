@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
 import clientlb
 import clientlb.grpc
 import clientlb.grpc.aio
+from tests.servers.process import wait_until
 
 KINDS = ["call", "future", "aio"]
 
@@ -74,3 +76,16 @@ class Caller:
 
             self._loop.run_until_complete(run())
         return replies
+
+
+def answered_by_all(call: Callable[[], int], ports: Collection[int]) -> None:
+    """Call until everybody answers: as long as a server is not connected, its calls go to others."""
+    wait_until(lambda: {call() for _ in range(4)} == set(ports), what="an answer of everybody")
+
+
+async def answered_by_all_async(call: Callable[[], Awaitable[int]], ports: Collection[int]) -> None:
+    """The same for coroutines."""
+    for _ in range(500):
+        if {await call() for _ in range(4)} == set(ports):
+            return
+    raise AssertionError("an answer of everybody did not come true")

@@ -14,6 +14,7 @@ import pytest
 import clientlb
 import clientlb.grpc.aio
 from clientlb.testing import ManualDiscovery
+from tests.grpc.caller import answered_by_all_async
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +32,11 @@ async def until(condition, timeout: float = 10.0) -> None:
 async def test_all_four_arities_are_balanced(aconnect, pb, pair, in_flight):
     orders = aconnect()
     ports = {server.port for server in pair}
-    assert {(await orders.Get(pb.Request(id="a"), timeout=10)).port for _ in range(4)} == ports
+
+    async def port() -> int:
+        return (await orders.Get(pb.Request(id="a"), timeout=10)).port
+
+    await answered_by_all_async(port, ports)
     assert [[reply.number async for reply in orders.List(pb.Request(count=3))] for _ in range(2)] == [[0, 1, 2]] * 2
     many = [pb.Request(id=str(number)) for number in range(20)]
     assert (await orders.Add(iter(many))).number == 20

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import weakref
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable
 from functools import cached_property
@@ -20,7 +21,9 @@ import grpc.aio
 from clientlb.call import Attempt, Sleep, Step, Steps, Trace
 from clientlb.drive import add_note
 from clientlb.errors import NotSentError
-from clientlb.grpc._sending import LATE, TIMED_OUT
+from clientlb.grpc._errors import STUCK
+from clientlb.grpc._links import PATIENCE
+from clientlb.grpc._sending import CUT_OFF, LATE, STILL_CONNECTING, TIMED_OUT
 from clientlb.grpc._verdict import not_again
 from clientlb.grpc.aio._exchange import Exchange
 from clientlb.grpc.aio._status import LOCALLY_CANCELLED, Told
@@ -54,7 +57,7 @@ class BalancedCall(grpc.aio.Call):
     _watched = False  # there is more to do at its end than to say so
     _paused: Step | None = None
     _committed = False
-    _late: Attempt | None = None  # it did not begin to answer in time
+    _given_up: Attempt | None = None  # it did not begin to answer in time, or could not be sent
     _cancelled = False
     _ended = False
     _error: Exception | None = None  # the end of a call that has no attempt to show for it
@@ -75,11 +78,13 @@ class BalancedCall(grpc.aio.Call):
         self._arguments = arguments
         self._pick = pick  # of an attempt that was made without steps
         self._inner = inner  # the call of the attempt that runs or was the last one
-        if pick is not None:
+        if inner is not None:
             self._listen(inner)
+            if pick is not None and not links[pick.node].methods:
+                self._watch_connection(pick)
             return
         try:
-            self._follow(next(self._steps))
+            self._follow(self._first_step())
         except NotSentError as error:
             self._give_up(error)
         except BaseException:
@@ -103,6 +108,10 @@ class BalancedCall(grpc.aio.Call):
             next(steps)  # which is that attempt
         return steps
 
+    def _first_step(self) -> Step | None:
+        steps = self._steps
+        return next(steps) if self._attempt is None else self._attempt
+
     # ------------------------------------------------------------------ attempts
 
     def _follow(self, step: Step | None) -> None:
@@ -114,6 +123,8 @@ class BalancedCall(grpc.aio.Call):
             if self._news is not None:
                 self._announce()
             self._listen(inner)
+            if not self._links[step.pick.node].methods:
+                self._watch_connection(step.pick)
         elif step is not None:
             self._pause(step)
 
@@ -165,6 +176,8 @@ class BalancedCall(grpc.aio.Call):
         inner = self._inner
         if attempt is None or self._attempt is not attempt or self._ended or inner is None:
             return
+        if found is None and self._given_up is attempt:
+            return  # its verdict comes
         steps = self._steps  # they say when an attempt that was made without them has taken too long
         if self._links.balancer.wants_reports:
             self._exchange.hear(attempt, inner)
@@ -185,11 +198,12 @@ class BalancedCall(grpc.aio.Call):
         if following is not None:
             self._inner = None
             self._follow_unheard(following)
-        elif self._late is attempt:  # what gRPC says is that we have cancelled it
-            late = grpc.aio.AioRpcError(grpc.StatusCode.DEADLINE_EXCEEDED, details=LATE)
-            add_note(late, attempt)
+        elif self._given_up is attempt:  # what gRPC says is that we have cancelled it
+            unavailable, late = grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED
+            gone = _error(late, LATE) if found is TIMED_OUT else _error(unavailable, STUCK)
+            add_note(gone, attempt)
             self._inner = None
-            self._give_up(late)
+            self._give_up(gone)
         else:
             self._end()
 
@@ -306,20 +320,42 @@ class BalancedCall(grpc.aio.Call):
                     add_note(error, attempt)
                     raise
             except asyncio.CancelledError:
-                task = asyncio.current_task()
-                if self._late is not attempt or (task is not None and task.cancelling()):
+                if not self._goes_on_without(attempt):
                     raise
             finally:
                 if timer is not None:
                     timer.cancel()
 
+    def _goes_on_without(self, attempt: Attempt | None) -> bool:
+        """Whether it is this attempt that was cancelled, and not whoever waits for it."""
+        task = asyncio.current_task()
+        return attempt is not None and self._given_up is attempt and not (task is not None and task.cancelling())
+
     def _is_late(self, attempt: Attempt) -> None:
         """The first message of an attempt should have come by now: if it has not, end the attempt."""
         inner = self._inner
         if self._attempt is attempt and inner is not None and not self._committed and not self._ended:
-            self._late = attempt
-            self.attempt_ended(attempt, TIMED_OUT)
+            self._given_up = attempt
             inner.cancel()
+            self.attempt_ended(attempt, TIMED_OUT)
+
+    def _watch_connection(self, pick: Pick) -> None:
+        """See to it that the attempt does not wait long for a connection while another endpoint has one."""
+        if not self._exchange.patient:
+            self._links.loop.call_later(PATIENCE, _move_if_stuck, weakref.ref(self), pick)
+
+    def move_if_stuck(self, pick: Pick) -> None:
+        """End an attempt whose endpoint is still connecting while another one is connected."""
+        attempt, inner, links = self._attempt, self._inner, self._links
+        if attempt is None or attempt.pick is not pick or inner is None or self._committed or self._ended:
+            return
+        if links.is_stuck(pick.node):
+            self._given_up = attempt
+            inner.cancel()
+            # if it has connected meanwhile, it may have been sent
+            self.attempt_ended(attempt, STILL_CONNECTING if links.is_stuck(pick.node) else CUT_OFF)
+        elif not inner.done() and not links.is_connected(links[pick.node]):
+            self._watch_connection(pick)
 
     # ------------------------------------------------------------------ grpc.aio.Call
 
@@ -399,3 +435,13 @@ class BalancedCall(grpc.aio.Call):
         if self._inner is None:
             return f"<{type(self).__name__} {'ended' if self._ended else 'waiting'}>"
         return f"<{type(self).__name__} of {self._inner!r}>"
+
+
+def _error(code: grpc.StatusCode, details: str) -> grpc.aio.AioRpcError:
+    return grpc.aio.AioRpcError(code, details=details)
+
+
+def _move_if_stuck(reference: weakref.ref[BalancedCall], pick: Pick) -> None:
+    call = reference()
+    if call is not None:
+        call.move_if_stuck(pick)

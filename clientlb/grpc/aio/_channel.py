@@ -55,7 +55,7 @@ class LoopLinks(Links[grpc.aio.Channel]):
         *,
         intercepted: bool,
     ) -> None:
-        super().__init__(balancer, connect, lambda channel: self.spawn(channel.close()))
+        super().__init__(balancer, connect, lambda channel: self.spawn(channel.close()), _state_of)
         self.loop = loop
         self.paused: set[Any] = set()
         self.intercepted = intercepted
@@ -332,6 +332,14 @@ class Channel(ServiceChannel, grpc.aio.Channel):
             everywhere = list(self._by_loop.values())
         for links in everywhere:
             _on_loop(links, functools.partial(links.await_connection, endpoint))
+
+
+def _state_of(channel: grpc.aio.Channel) -> State | None:
+    """The connectivity of a channel, which is asked to connect; None if it is closed."""
+    try:
+        return channel.get_state(True)
+    except grpc.aio.UsageError:
+        return None
 
 
 def _on_loop(links: LoopLinks, function: Callable[[], None]) -> None:

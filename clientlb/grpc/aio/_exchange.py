@@ -85,7 +85,10 @@ class Exchange(Sending):
 
     def verdict(self, attempt: Attempt, ended: Any) -> Verdict:
         """Say what the end of an attempt means."""
-        return self.judge(attempt, *status_of(ended))
+        status = status_of(ended)
+        if status[0] is grpc.StatusCode.UNAVAILABLE:
+            self.links.doubt(attempt.pick.node)
+        return self.judge(attempt, *status)
 
     def hear(self, attempt: Attempt, ended: Any) -> None:
         """Note what the server of an attempt said about its load."""

@@ -70,7 +70,11 @@ class _UnaryResponse(BalancedCall):
                 if not self._superseded(inner, attempt):
                     add_note(error, attempt)
                     raise
-            except BaseException as error:  # cancelled, or an interceptor's own
+            except asyncio.CancelledError as error:
+                if self._inner is inner or not self._goes_on_without(self._given_up):
+                    self._abort(error)
+                    raise
+            except BaseException as error:  # an interceptor's own
                 self._abort(error)
                 raise
             else:

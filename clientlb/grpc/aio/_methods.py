@@ -54,9 +54,12 @@ class Method(BalancedMethod):
         return link.methods.get(self._reference) or self._open(links, link)
 
     def _open(self, links: LoopLinks, link: Link[grpc.aio.Channel]) -> Any:
-        made = getattr(link.channel, self._arity)(self._name, *self._arguments)
-        link.add(self._reference, made)
-        return made
+        return link.function(
+            self._reference, lambda: self._make(links, link.channel), connected=links.is_connected(link)
+        )
+
+    def _make(self, links: LoopLinks, channel: grpc.aio.Channel) -> Any:
+        return getattr(channel, self._arity)(self._name, *self._arguments)
 
     def steps(self, exchange: Exchange, begun: Attempt | None) -> Steps:
         """The steps of a call, or what is left of them after the attempt that was begun."""
@@ -83,10 +86,15 @@ class Method(BalancedMethod):
         wait_for_ready: bool | None = None,
         compression: grpc.Compression | None = None,
     ) -> Any:
-        self._channel.balancer()
+        balancer = self._channel.balancer()
+        links = self._channel.links()
         timeout, _ = self.times(timeout)
         arguments = (request, timeout, metadata, credentials, wait_for_ready, compression)
-        return self.kind(self, self._channel.links(), arguments)
+        repeatable = self.idempotent and request is not WRITTEN
+        pick = balancer.try_pick((), repeatable) if self.short else None
+        if pick is not None:
+            pick = links.settle(pick, repeatable)
+        return self.kind(self, links, arguments, pick)
 
 
 class _UnaryResponse(Method):
@@ -116,8 +124,12 @@ class _UnaryResponse(Method):
                 exchange = Exchange(self, links, None, *arguments)
                 return HedgedCall(exchange, self.steps(exchange, None))
             return self.kind(self, links, arguments)
+        link = links.get(pick.node)
+        function = None if link is None else link.methods.get(self._reference)
+        if function is None:
+            pick = links.settle(pick, self.idempotent and request is not WRITTEN)
         try:
-            inner = self.at(links, pick.node)(
+            inner = (function or self.at(links, pick.node))(
                 stream_of(request) if self._streams else request,
                 timeout=first,
                 metadata=metadata,
@@ -160,11 +172,9 @@ class UnaryUnary(_UnaryResponse, UnaryUnaryBase):
     kind: type[BalancedCall] = UnaryUnaryCall
     __call__ = _UnaryResponse._start
 
-    def _open(self, links: LoopLinks, link: Link[grpc.aio.Channel]) -> Any:
+    def _make(self, links: LoopLinks, channel: grpc.aio.Channel) -> Any:
         serializer, *others = self._arguments
-        made = link.channel.unary_unary(self._name, links.looking(serializer), *others)
-        link.add(self._reference, made)
-        return made
+        return channel.unary_unary(self._name, links.looking(serializer), *others)
 
 
 class UnaryStream(Method, UnaryStreamBase):
