@@ -6,6 +6,7 @@ longer than the attempt may. If the attempt can be ended early, what a sync stre
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from clientlb._http.timeouts import Remaining
@@ -33,8 +34,10 @@ class Stream:
         found: bytes
         if type(timeout) is not Remaining:
             found = self._stream.read(max_bytes, timeout)
+        elif (interrupt := timeout.timeouts.interrupt) is None:
+            found = self._stream.read(max_bytes, timeout.now())
         else:
-            with timeout.watching(self.get_extra_info("socket")):
+            with interrupt.watching(self.get_extra_info("socket")):
                 found = self._stream.read(max_bytes, timeout.now())
         return found
 
@@ -42,17 +45,24 @@ class Stream:
         """As that of httpcore."""
         if type(timeout) is not Remaining:
             self._stream.write(buffer, timeout)
-            return
-        for start in range(0, len(buffer), _SLICE):
-            with timeout.watching(self.get_extra_info("socket")):
-                self._stream.write(buffer[start : start + _SLICE], timeout.now())
+        elif timeout.timeouts.interrupt is None and len(buffer) <= _SLICE:
+            self._stream.write(buffer, timeout.now())
+        else:
+            for start in range(0, len(buffer), _SLICE):
+                with self._watched(timeout):
+                    self._stream.write(buffer[start : start + _SLICE], timeout.now())
 
     def start_tls(self, ssl_context: Any, server_hostname: str | None = None, timeout: float | None = None) -> Stream:
         """As that of httpcore."""
         if type(timeout) is not Remaining:
             return Stream(self._stream.start_tls(ssl_context, server_hostname, timeout))
-        with self.get_extra_info("socket").dup() as handle, timeout.watching(handle):  # TLS takes the original away
+        with self.get_extra_info("socket").dup() as handle, self._watched(timeout, handle):  # TLS takes the original
             return Stream(self._stream.start_tls(ssl_context, server_hostname, timeout.now()))
+
+    def _watched(self, timeout: Remaining, connection: Any = None) -> AbstractContextManager[None]:
+        """For as long as a thread waits for something here: the attempt may be ended early."""
+        interrupt = timeout.timeouts.interrupt
+        return nullcontext() if interrupt is None else interrupt.watching(connection or self.get_extra_info("socket"))
 
 
 class AsyncStream:

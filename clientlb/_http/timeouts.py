@@ -11,14 +11,12 @@ import contextlib
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
 from math import inf
 from typing import Any
 
 from clientlb.call import FOREVER
 
 _SHORTEST = 0.001  # a timeout of 0 would make a socket non-blocking
-_PHASES = ("connect", "read", "write", "pool")
 
 
 class Timeouts(dict[str, Any]):
@@ -38,63 +36,48 @@ class Timeouts(dict[str, Any]):
         expires: float,
         interrupt: Interrupt | None = None,
     ) -> None:
-        super().__init__({phase: given.get(phase) for phase in _PHASES})
-        self._clock = clock
+        super().__init__(given)
+        self.clock: Callable[[], float] = clock
         self.expires: float = expires
         self.interrupt = interrupt
 
     def __getitem__(self, phase: str) -> Any:
-        given = super().__getitem__(phase)
-        if self.expires == inf and self.interrupt is None:
-            return given
-        return Remaining(self, FOREVER if given is None else given)
+        return self.get(phase)
 
     def get(self, phase: str, default: Any = None) -> Any:
         """Seconds for a phase that begins now."""
-        try:
-            return self[phase]
-        except KeyError:
-            return default
-
-    def least(self, given: float) -> float:
-        """The seconds that are left, or those given if they are less."""
-        if self.expires == inf:
+        given = super().get(phase)
+        if self.expires == inf and self.interrupt is None:
             return given
-        return min(given, max(_SHORTEST, self.expires - self._clock()))
+        if given is None:
+            given = FOREVER
+        left = self.expires - self.clock()
+        remaining = Remaining(given if given < left else left if left > _SHORTEST else _SHORTEST)
+        remaining.given = given
+        remaining.timeouts = self
+        return remaining
 
 
 class Remaining(float):
-    """A timeout in seconds, as of now; it knows how to tell what is left of it later.
+    """A timeout in seconds, as of the beginning of a phase; it knows how to tell what is left of it later.
 
-    Args:
-        timeouts: Of the attempt.
+    Attributes:
         given: What the caller allows; `FOREVER` is no limit.
+        timeouts: Of the attempt.
     """
 
-    __slots__ = ("_given", "timeouts")
+    __slots__ = ("given", "timeouts")
 
+    given: float
     timeouts: Timeouts
-    _given: float
-
-    def __new__(cls, timeouts: Timeouts, given: float) -> Remaining:
-        """Make the number that it is now."""
-        self = super().__new__(cls, timeouts.least(given))
-        self.timeouts = timeouts
-        self._given = given
-        return self
 
     def now(self) -> float | None:
         """What is left, as a timeout; None is no limit."""
-        left = self.timeouts.least(self._given)
-        return None if left == FOREVER else left
-
-    def watching(self, connection: socket.socket) -> AbstractContextManager[None]:
-        """For as long as a thread waits for something at this connection: the attempt may be ended early."""
-        interrupt = self.timeouts.interrupt
-        return _unwatched if interrupt is None else interrupt.watching(connection)
-
-
-_unwatched = contextlib.nullcontext()
+        given, timeouts = self.given, self.timeouts
+        left = timeouts.expires - timeouts.clock()
+        if given < left:
+            return None if given == FOREVER else given
+        return left if left > _SHORTEST else _SHORTEST
 
 
 class Interrupt:
