@@ -71,6 +71,11 @@ def inherit(seconds: float | None) -> None:
         _expires.set(time.monotonic() + max(0.0, seconds))
 
 
+def lift() -> None:
+    """Set no deadline in the current context any more: the call that was served has been answered."""
+    _expires.set(None)
+
+
 def inherited() -> bool:
     """Whether there is a deadline that calls inherit."""
     return _expires.get() is not None

@@ -38,7 +38,7 @@ FLOORS = [
     ["roster", "news", "retrying"],
     ["balancer"],
     ["call", "drive", "crew", "hedging", "decorator"],
-    ["discovery", "registration", "telemetry", "load", "probing", "checking"],
+    ["discovery", "registration", "telemetry", "load", "probing", "checking", "serving"],
     ["services"],
     ["testing", "simulation", "replay"],
     ["_http", "httpx", "httpx2", "grpc"],

@@ -101,7 +101,7 @@ async def test_the_faster_answer_counts_and_the_slow_server_sees_the_client_hang
             wait_until(lambda: hung_up(a) == 1, what="the slow server sees that the client has hung up")
             assert in_flight(services) == 0
             assert (await http.get("http://orders/")).status_code == 200, "the client goes on"
-        assert services["orders"].hedges == 1
+        assert services["orders"].stats().hedges == 1
         assert failures(services) == 0, "being slower is no failure"
 
 
@@ -121,7 +121,7 @@ async def test_an_answer_that_comes_in_time_is_not_hedged(kind: Kind, shared_ser
                 answer = await http.get("http://orders/stream?chunks=3&pause=0.01")
                 assert len(answer.content) == 9
                 assert len(answer.extensions["clientlb"].attempts) == 1
-        assert services["orders"].hedges == 0
+        assert services["orders"].stats().hedges == 0
 
 
 @pytest.mark.parametrize("what", ["method", "body", "options"])
@@ -139,7 +139,7 @@ async def test_what_must_not_be_repeated_is_not_hedged(
                 else:
                     answer = await http.get(url, extensions={"clientlb": {"idempotent": False}})
                 assert len(answer.extensions["clientlb"].attempts) == 1
-        assert services["orders"].hedges == 0
+        assert services["orders"].stats().hedges == 0
 
 
 async def test_one_call_alone_may_be_hedged(kind: Kind, shared_servers: dict[str, Process]) -> None:
@@ -154,7 +154,7 @@ async def test_there_is_no_second_attempt_at_the_same_server(kind: Kind, shared_
         async with kind.client(services) as http:
             answer = await http.get("http://orders/sleep?seconds=0.3")
             assert len(answer.extensions["clientlb"].attempts) == 1
-        assert services["orders"].hedges == 0
+        assert services["orders"].stats().hedges == 0
 
 
 async def test_the_budget_of_the_service_bounds_hedges(kind: Kind, shared_servers: dict[str, Process]) -> None:
@@ -163,7 +163,7 @@ async def test_the_budget_of_the_service_bounds_hedges(kind: Kind, shared_server
         async with kind.client(services) as http:
             for _ in range(5):
                 await http.get("http://orders/sleep?seconds=0.2")
-        assert services["orders"].hedges == 2
+        assert services["orders"].stats().hedges == 2
 
 
 async def test_when_both_fail_the_last_error_comes_out(kind: Kind, shared_servers: dict[str, Process]) -> None:
@@ -234,7 +234,7 @@ async def test_many_calls_leave_nothing_behind(
             urls = [f"{scheme}://orders/linger?at=a&seconds={0.0005 * (number % 20)}" for number in range(calls)]
             assert await many(kind, http, urls) == {200: calls}
             assert in_flight(services) == 0
-        assert services["orders"].hedges > calls // 20
+        assert services["orders"].stats().hedges > calls // 20
         assert failures(services) == 0
     wait_until(lambda: sockets() == before, what="every connection is closed")
 
