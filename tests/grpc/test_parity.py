@@ -254,7 +254,7 @@ def test_connections_that_grow_old_cost_no_call(ageing, connect, pb, services):
     with ThreadPoolExecutor(4) as pool:
         peers = list(pool.map(call, range(600)))
     assert len(set(peers)) > 2  # or the servers closed nothing
-    assert services["orders"].retries == 0
+    assert services["orders"].stats().retries == 0
 
 
 async def test_connections_that_grow_old_cost_no_aio_call(ageing, aconnect, pb, services):
@@ -268,7 +268,7 @@ async def test_connections_that_grow_old_cost_no_aio_call(ageing, aconnect, pb, 
 
     await asyncio.gather(*(call() for _ in range(6)))
     assert len(peers) > 2
-    assert services["orders"].retries == 0
+    assert services["orders"].stats().retries == 0
 
 
 # ---------------------------------------------------------------------- retries of the core
@@ -369,9 +369,9 @@ def test_an_endpoint_is_used_again_when_it_is_connected(strict, own_pair, stub_c
         assert ask(4) == ports
         own_pair[0].kill()
         wait_until(lambda: ask(1) and _ejected(strict["orders"].stats()) == 1)
-        before = strict["orders"].retries
+        before = strict["orders"].stats().retries
         assert ask(20) == {own_pair[1].port}
-        assert strict["orders"].retries == before  # nobody so much as asks
+        assert strict["orders"].stats().retries == before  # nobody so much as asks
         own_pair[0].start()
         # also for calls that may not be repeated: a connection is more than a guess
         wait_until(lambda: {next(orders.List(pb.Request(count=1))).port for _ in range(4)} == ports, timeout=20.0)
