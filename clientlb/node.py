@@ -81,11 +81,11 @@ class Node(_Called):
         self.troubled: bool = False
         self.column: int = column
 
-    def detached(self) -> Node:
+    def detached(self, now: float) -> Node:
         """The same node without its calls in flight, for a forked child: those run in the parent."""
         node = type(self)(self.endpoint, self.column)
         node.score = self.score * (node.inverse_weight / self.inverse_weight)  # of a young server that was less
-        node.breaker, node.report = self.breaker, self.report
+        node.breaker, node.report = self.breaker.detached(now), self.report
         node.mean, node.heard, node.heard_at = self.mean, self.heard, self.heard_at
         node.connected, node.troubled, node.started = self.connected, self.troubled, self.started
         return node

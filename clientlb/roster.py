@@ -198,9 +198,9 @@ class Roster:
         """Make the copy in a forked child usable: no call runs here, and the lock may have been held."""
         self._new_lock()
         # picks of the parent that end here, such as by garbage collection, must not count: their nodes are left behind
-        self.nodes = tuple(node.detached() for node in self.nodes)
+        self.nodes = tuple(node.detached(now) for node in self.nodes)
         self.by_key = {node.endpoint.key: node for node in self.nodes}
-        self.gone.leavers = [node.detached() for node in self.gone.leavers]
+        self.gone.leavers = [node.detached(now) for node in self.gone.leavers]
         self.unreachable.clear()
         self.judge.after_fork(now)
         self.sort_by_health()

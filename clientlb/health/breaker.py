@@ -25,6 +25,7 @@ is taken back for every while of good behaviour (gRFC A50), so that an endpoint 
 
 from __future__ import annotations
 
+import copy
 import enum
 import random
 from math import inf
@@ -149,6 +150,13 @@ class Breaker:
         self.until = now
         self.probe = None
         return True
+
+    def detached(self, now: float) -> Breaker:
+        """A copy for a forked child, where the calls of the parent count no more. A probe of theirs is given back."""
+        breaker = copy.copy(self)
+        breaker.window = copy.deepcopy(self.window)
+        breaker.ignored(breaker.probe, now)
+        return breaker
 
     def probe_due(self, now: float) -> bool:
         """Whether a call may probe the endpoint now."""

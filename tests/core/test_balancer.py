@@ -638,6 +638,20 @@ def test_forked_copy_forgets_the_parents_calls():
     assert bench.balancer.rng is before, "it was given, so that a test can replay"
 
 
+def test_forked_copy_gives_back_the_probe_of_the_parent_whose_calls_count_no_more():
+    bench = Bench(1, 2)
+    bench.fail(1)
+    bench.clock.advance(5)
+    probe = bench.balancer.try_pick()
+    assert probe.endpoint.port == 1
+    bench.balancer.after_fork()
+    probe.release(Outcome.FAILURE, "503")
+    another = bench.balancer.try_pick()
+    assert another.endpoint.port == 1
+    another.release()
+    assert bench.balancer.stats().healthy == 2
+
+
 def test_forked_copies_do_not_march_in_step():
     balancer = Balancer("orders")
     draws = []

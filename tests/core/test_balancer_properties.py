@@ -217,7 +217,7 @@ class Anything(RuleBasedStateMachine):
         for node in self.balancer.nodes:
             breaker = node.breaker
             if breaker.state is State.HALF_OPEN:
-                assert breaker.probe in self.running or breaker.probe in self.left_to_the_parent
+                assert breaker.probe in self.running
                 assert breaker.until <= now + self.health.probe_timeout
             else:
                 assert breaker.probe is None

@@ -106,7 +106,7 @@ def test_the_score_moves_with_the_weight_and_the_latency_does_not():
     assert policy.latency(among[0]) == pytest.approx(0.1)
     assert "50% of its weight" in policy.describe(among[0], among, 5.0)
     assert policy.describe(among[1], among, 5.0) is None
-    copy = among[0].detached()
+    copy = among[0].detached(0.0)
     assert copy.score == pytest.approx(among[1].score)
     assert copy.started == 0.0
     policy.tend(among, 10.0)
