@@ -11,6 +11,7 @@ started by hand does not. It interrupts no code. It limits calls, which end in a
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextvars import ContextVar, Token
 from math import inf
 from types import TracebackType
@@ -19,7 +20,7 @@ from clientlb.errors import ConfigurationError
 
 _expires: ContextVar[float | None] = ContextVar("clientlb.deadline", default=None)  # in seconds of time.monotonic
 
-expiry = _expires.get
+expiry: Callable[[], float | None] = _expires.get
 """When the deadline that calls inherit is over, in seconds of `time.monotonic`; None: there is none."""
 
 LONGEST = 365 * 86400.0
