@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import grpc
 
@@ -46,7 +46,7 @@ class Exchange(Sending):
 
     __slots__ = ("_compression", "_credentials", "_method", "_wait_for_ready", "links")
 
-    not_sent_errors = (AioNoEndpointsRpcError, AioDeadlineExceededRpcError, AioThrottledRpcError)
+    not_sent_errors: ClassVar[tuple[type[Any], ...]] = (AioNoEndpointsRpcError, AioDeadlineExceededRpcError, AioThrottledRpcError)
 
     def __init__(
         self,
