@@ -1,6 +1,6 @@
 """Channel: a `grpc.Channel` for a service instead of a server. Stubs and interceptors use it like any other.
 
-It owns one real channel per endpoint, opened by the first call that goes there. Who gets a call is the balancer's
+It owns one real channel per endpoint, opened by the first call that picks it. Who gets a call is the balancer's
 affair, what happens to a call is in `_methods` (blocking) and `_future` (everything else).
 """
 

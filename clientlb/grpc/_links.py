@@ -4,8 +4,8 @@ An endpoint's channel is opened by the first call that picks it, and stays. Conn
 it does, calls go to endpoints that are connected, if there are some. With the first channel of a service a few more are
 opened, so that there is one.
 
-When the endpoint has left the service its channel is
-closed as soon as its last call has ended, so no running call is ever cancelled by a change of the list.
+When the endpoint has left the service its channel is closed as soon as its last call has ended, so no running call is
+ever cancelled by a change of the list.
 """
 
 from __future__ import annotations

@@ -93,7 +93,8 @@ class Method(BalancedMethod):
 
     def _connect(self, pick: Pick, exchange: Exchange) -> Any:
         """Make a call whose endpoint is not known to be connected."""
-        pick = self.channel.links.settle(pick, self.idempotent)
+        if not exchange.patient:
+            pick = self.channel.links.settle(pick, self.idempotent)
         return self._drive(exchange, Attempt(pick, 1, Trace(exchange.balancer.service)))
 
     def _drive(self, exchange: Exchange, begun: Attempt | None = None) -> Any:
@@ -132,7 +133,8 @@ class Method(BalancedMethod):
         pick = balancer.try_pick((), self.idempotent) if self.short else None
         if pick is None:
             return kind(exchange, self._steps(exchange))
-        pick = self.channel.links.settle(pick, self.idempotent)
+        if not exchange.patient:
+            pick = self.channel.links.settle(pick, self.idempotent)
         return kind(exchange, self._steps(exchange, Attempt(pick, 1, Trace(balancer.service))))
 
 

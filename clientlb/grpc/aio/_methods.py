@@ -92,7 +92,7 @@ class Method(BalancedMethod):
         arguments = (request, timeout, metadata, credentials, wait_for_ready, compression)
         repeatable = self.idempotent and request is not WRITTEN
         pick = balancer.try_pick((), repeatable) if self.short else None
-        if pick is not None:
+        if pick is not None and not wait_for_ready:
             pick = links.settle(pick, repeatable)
         return self.kind(self, links, arguments, pick)
 
@@ -126,7 +126,7 @@ class _UnaryResponse(Method):
             return self.kind(self, links, arguments)
         link = links.get(pick.node)
         function = None if link is None else link.methods.get(self._reference)
-        if function is None:
+        if function is None and not wait_for_ready:
             pick = links.settle(pick, self.idempotent and request is not WRITTEN)
         try:
             inner = (function or self.at(links, pick.node))(
