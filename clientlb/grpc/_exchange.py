@@ -40,7 +40,11 @@ class Exchange(Sending):
 
     __slots__ = ("_arguments", "_attempt", "_form", "_method", "failed")
 
-    not_sent_errors = (NoEndpointsRpcError, DeadlineExceededRpcError, ThrottledRpcError)
+    not_sent_errors: tuple[type[Any], type[Any], type[Any]] = (
+        NoEndpointsRpcError,
+        DeadlineExceededRpcError,
+        ThrottledRpcError,
+    )
 
     def __init__(
         self,

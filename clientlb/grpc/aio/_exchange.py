@@ -46,7 +46,11 @@ class Exchange(Sending):
 
     __slots__ = ("_compression", "_credentials", "_method", "_wait_for_ready", "links")
 
-    not_sent_errors: ClassVar[tuple[type[Any], ...]] = (AioNoEndpointsRpcError, AioDeadlineExceededRpcError, AioThrottledRpcError)
+    not_sent_errors: tuple[type[Any], type[Any], type[Any]] = (
+        AioNoEndpointsRpcError,
+        AioDeadlineExceededRpcError,
+        AioThrottledRpcError,
+    )
 
     def __init__(
         self,
