@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Iterable
+from collections.abc import AsyncIterable, Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
@@ -170,7 +170,7 @@ class UnaryUnary(_UnaryResponse, UnaryUnaryBase):
     """One request, one response."""
 
     kind: type[BalancedCall] = UnaryUnaryCall
-    __call__ = _UnaryResponse._start
+    __call__: Callable[..., Any] = _UnaryResponse._start
 
     def _make(self, links: LoopLinks, channel: grpc.aio.Channel) -> Any:
         serializer, *others = self._arguments
@@ -181,7 +181,7 @@ class UnaryStream(Method, UnaryStreamBase):
     """One request, a stream of responses."""
 
     kind: type[BalancedCall] = UnaryStreamCall
-    __call__ = Method._start
+    __call__: Callable[..., Any] = Method._start
 
 
 class StreamUnary(_StreamRequest, _UnaryResponse, StreamUnaryBase):
