@@ -28,7 +28,7 @@ class ServiceMount(Generic[TransportT]):
 
     def matches(self, url: URL) -> bool:
         """Whether the URL is for a service."""
-        return self._shell.service_of(url) is not None
+        return self._shell.matches(url)
 
 
 class BalancedClient(Generic[TransportT]):

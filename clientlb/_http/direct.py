@@ -38,6 +38,7 @@ _ERRORS = (
     "LocalProtocolError",
     "RemoteProtocolError",
 )
+_new = object.__new__
 _MOST_CONNECTIONS, _MOST_IDLE = 100, 20  # of one endpoint; httpx's defaults
 
 
@@ -123,17 +124,30 @@ class _Direct:
         return [connection for connection in self._pool.connections if connection.is_idle()]
 
     def _addressed(self, request: Any, scheme: bytes, changes: Mapping[str, Any]) -> Any:
+        """A request of httpcore's. Its constructors check every part anew, which takes 3 to 6 µs: httpx has done it."""
         core = self._core
-        target = request.url.raw_path
-        if self._prefix:
-            target = below(self._prefix, target)
-        return core.Request(
-            request.method,
-            core.URL(scheme=scheme, host=self._host, port=self._port, target=target),
-            headers=changes.get("headers", request.headers).raw if changes else request.headers.raw,
-            content=changes.get("stream", request.stream) if changes else request.stream,
-            extensions=changes.get("extensions", request.extensions) if changes else request.extensions,
-        )
+        stream, extensions, headers = request.stream, request.extensions, request.headers
+        if changes:
+            stream = changes.get("stream", stream)
+            extensions = changes.get("extensions", extensions)
+            headers = changes.get("headers", headers)
+        url = _new(core.URL)
+        url.scheme = scheme
+        url.host = self._host
+        url.port = self._port
+        if "target" in extensions:
+            url.target = extensions["target"]
+        elif self._prefix:
+            url.target = below(self._prefix, request.url.raw_path)
+        else:
+            url.target = request.url.raw_path
+        made = _new(core.Request)
+        made.method = request.method.encode("ascii")
+        made.url = url
+        made.headers = headers.raw
+        made.stream = stream
+        made.extensions = extensions
+        return made
 
 
 class Direct(_Direct):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from functools import partial
 from math import inf
 from typing import Any, Generic, TypeVar
@@ -24,6 +24,7 @@ from clientlb.call import UNLIMITED, Attempt, Limits, Steps, Trace, asked, call,
 from clientlb.crew import Crew, Errand
 from clientlb.deadlines import inherited, read_header, write_header
 from clientlb.drive import drive, drive_async
+from clientlb.errors import NotSentError
 from clientlb.hedging import drive_hedged, drive_hedged_async
 from clientlb.options import CallOptions
 from clientlb.orca import of_headers
@@ -322,8 +323,9 @@ class AsyncExchange(_Exchange[AnyRequest]):
         if pick is None:
             steps = self._steps(None)
             if self._hedged:
-                return await drive_hedged_async(steps, balancer, self.send, self.classify_one, self.discard)
-            return await drive_async(steps, balancer, self.send, self.classify, self.discard)
+                hedged = drive_hedged_async(steps, balancer, self.send, self.classify_one, self.discard)
+                return await self._settled(hedged)
+            return await self._settled(drive_async(steps, balancer, self.send, self.classify, self.discard))
         trace = Trace(balancer.service, pick)
         limits, expires = self._limits, None
         if limits is not UNLIMITED:
@@ -340,6 +342,8 @@ class AsyncExchange(_Exchange[AnyRequest]):
         else:
             if response.status_code < 400 and self._succeeded(response):
                 succeed(balancer, pick, trace)
+                if response.is_closed:  # made with its body: nobody will close its stream
+                    await response.stream.aclose()
                 return response
             made = _Made(Attempt(pick, 1, trace), response, None)
         return await self._go_on(made)
@@ -348,7 +352,18 @@ class AsyncExchange(_Exchange[AnyRequest]):
         async def send(attempt: Attempt) -> Any:
             return made.again() if attempt is made.attempt else await self.send(attempt)
 
-        return await drive_async(self._steps(made.attempt), self._balancer, send, self.classify, self.discard)
+        steps = self._steps(made.attempt)
+        return await self._settled(drive_async(steps, self._balancer, send, self.classify, self.discard))
+
+    async def _settled(self, driven: Coroutine[Any, Any, Any]) -> Any:
+        """What the long way comes to."""
+        try:
+            response = await driven
+        except NotSentError as error:
+            raise self._flavour.not_sent_error(error, self._request) from None
+        if response.is_closed:
+            await response.stream.aclose()
+        return response
 
     async def send(self, attempt: Attempt) -> Any:
         """Make one attempt."""

@@ -10,7 +10,7 @@ import ssl
 import threading
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Coroutine, Hashable, Iterable
 from functools import partial
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
@@ -41,7 +41,7 @@ class _SyncTransport(Protocol):
 
 
 class _AsyncTransport(Protocol):
-    async def handle_async_request(self, request: Any, /) -> Any: ...
+    def handle_async_request(self, request: Any, /) -> Coroutine[Any, Any, Any]: ...
     async def aclose(self) -> None: ...
 
 
@@ -104,6 +104,7 @@ class Shell(ABC, Generic[TransportT]):
         self._rule = host_rule(services, hosts)
         self._max_idle = max_idle
         self._closed = False
+        self._matched: tuple[URL | None, str | None] = (None, None)  # one object, which threads replace as a whole
         module = self._flavour.module
         needed = inner is None or passthrough is None  # else there is no reason to load certificates
         settings = Settings(verify=verify, cert=cert, trust_env=trust_env, http1=http1, http2=http2, limits=limits)
@@ -154,6 +155,12 @@ class Shell(ABC, Generic[TransportT]):
             raise ClosedError("the transport is closed")
         return self._rule(url.host) if url.scheme in SCHEMES else None
 
+    def matches(self, url: URL) -> bool:
+        """Whether the URL is for a service. That it is handled next is remembered."""
+        service = self.service_of(url)
+        self._matched = url, service
+        return service is not None
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__} over {self._services!r}>"
 
@@ -186,7 +193,8 @@ class SyncShell(Shell[SyncTransportT], Generic[AnyRequest, AnyResponse, SyncTran
             ConfigurationError: The options in `request.extensions["clientlb"]` are wrong.
             ClosedError: The transport or its services are closed.
         """
-        service = self.service_of(request.url)
+        url, matched = request.url, self._matched
+        service = matched[1] if matched[0] is url else self.service_of(url)
         links = self._links
         if service is None:
             ordinary: AnyResponse = links.ordinary.handle_request(request)
@@ -230,8 +238,8 @@ class AsyncShell(Shell[AsyncTransportT], Generic[AnyRequest, AnyResponse, AsyncT
             if links.endpoints_changed(service):
                 run_in(loop, aclose_retired, links)
 
-    async def handle_async_request(self, request: AnyRequest) -> AnyResponse:
-        """Send a request to an endpoint of its service, or pass it through.
+    def handle_async_request(self, request: AnyRequest) -> Coroutine[Any, Any, AnyResponse]:
+        """Send a request to an endpoint of its service, or pass it through; a coroutine, with a frame less than most.
 
         Raises:
             NoEndpointsError: No endpoint of the service became known in time; it is the flavour's `ConnectError` too.
@@ -240,21 +248,13 @@ class AsyncShell(Shell[AsyncTransportT], Generic[AnyRequest, AnyResponse, AsyncT
             ConfigurationError: The options in `request.extensions["clientlb"]` are wrong.
             ClosedError: The transport or its services are closed.
         """
-        service = self.service_of(request.url)
+        url, matched = request.url, self._matched
+        service = matched[1] if matched[0] is url else self.service_of(url)
         links = self._links_here()
         if service is None:
-            ordinary: AnyResponse = await links.ordinary.handle_async_request(request)
+            ordinary: Coroutine[Any, Any, AnyResponse] = links.ordinary.handle_async_request(request)
             return ordinary
-        balancer = self._services[service]
-        exchange = AsyncExchange(self._flavour, balancer, links, request)
-        try:
-            response = await exchange.call()
-        except NotSentError as error:
-            raise self._flavour.not_sent_error(error, request) from None
-        if response.is_closed:  # made with its body: nobody will close its stream
-            await response.stream.aclose()
-        result: AnyResponse = response
-        return result
+        return AsyncExchange(self._flavour, self._services[service], links, request).call()
 
     def _links_here(self) -> Links[AsyncTransportT]:
         loop = running_loop()
