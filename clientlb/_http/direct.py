@@ -76,9 +76,10 @@ class _Direct:
     Attributes:
         aborted: Makes the error of an attempt that is ended early, which cuts its connection; None if that must not be,
             because calls over HTTP/2 share one.
+        dialler: Its `latest` is another object after every new connection.
     """
 
-    __slots__ = ("_core", "_dialler", "_errors", "_host", "_pool", "_port", "_prefix", "_response", "aborted")
+    __slots__ = ("_core", "_errors", "_host", "_pool", "_port", "_prefix", "_response", "aborted", "dialler")
 
     def __init__(self, flavour: Flavour, endpoint: Endpoint, place: Place, settings: Mapping[str, Any]) -> None:
         limits = settings.get("limits") or flavour.module.Limits(
@@ -90,7 +91,7 @@ class _Direct:
         self._host = endpoint.host.encode()
         self._port = endpoint.port
         self._prefix = place.base_path
-        self._dialler = self._new_dialler()
+        self.dialler = self._new_dialler()
         self.aborted: Callable[[str], Exception] | None = None if settings["http2"] else flavour.core.ReadError
         self._pool = self._pool_type(settings["http2"])(
             ssl_context=settings["verify"],
@@ -100,19 +101,14 @@ class _Direct:
             http1=settings["http1"],
             http2=settings["http2"],
             uds=place.uds,
-            network_backend=self._backend() if settings["http2"] else self._dialler,
+            network_backend=self._backend() if settings["http2"] else self.dialler,
         )
-
-    @property
-    def latest(self) -> object:
-        """Another object after every new connection."""
-        return self._dialler.latest
 
     def _new_dialler(self) -> Dialler:
         return Dialler(self._core.SyncBackend())
 
     def _backend(self) -> Any:
-        return LastingBackend(self._dialler, self._core.WriteError)
+        return LastingBackend(self.dialler, self._core.WriteError)
 
     def _pool_type(self, http2: bool) -> Any:
         return sync_pool(self._core) if http2 else self._core.ConnectionPool
@@ -188,7 +184,7 @@ class AsyncDirect(_Direct):
         return AsyncDialler(self._core.TrioBackend() if in_trio() else self._core.AnyIOBackend())
 
     def _backend(self) -> Any:
-        return AsyncLastingBackend(self._dialler, self._core.WriteError)
+        return AsyncLastingBackend(self.dialler, self._core.WriteError)
 
     def _pool_type(self, http2: bool) -> Any:
         return async_pool(self._core) if http2 else self._core.AsyncConnectionPool
@@ -211,6 +207,15 @@ class AsyncDirect(_Direct):
         await self._pool.aclose()
 
 
+class _Unknown:
+    """How old the connections of a user's transport are is not known: any may be new."""
+
+    @property
+    def latest(self) -> object:
+        """Another object every time."""
+        return object()
+
+
 class _Through:
     """An endpoint behind a transport of httpx's kind.
 
@@ -223,16 +228,12 @@ class _Through:
     __slots__ = ("_address", "_transport", "_url")
 
     aborted = None
+    dialler = _Unknown()
 
     def __init__(self, flavour: Flavour, endpoint: Endpoint, transport: Any) -> None:
         self._url = flavour.url
         self._address = {"raw_host": endpoint.host.encode(), "port": endpoint.port}
         self._transport = transport
-
-    @property
-    def latest(self) -> object:
-        """Another object every time: how old the connections of a user's transport are is not known."""
-        return object()
 
     def _addressed(self, request: Any, scheme: bytes, changes: Mapping[str, Any]) -> Any:
         return copy_to(request, self._url, scheme, self._address, changes)
@@ -257,9 +258,9 @@ class AsyncThrough(_Through):
 
     __slots__ = ()
 
-    async def send(self, request: Any, scheme: bytes, changes: Mapping[str, Any]) -> Any:
-        """As that of `Direct`."""
-        return await self._transport.handle_async_request(self._addressed(request, scheme, changes))
+    def send(self, request: Any, scheme: bytes, changes: Mapping[str, Any]) -> Any:
+        """As that of `Direct`; a coroutine."""
+        return self._transport.handle_async_request(self._addressed(request, scheme, changes))
 
     async def aclose(self) -> None:
         """Close the transport."""

@@ -91,8 +91,13 @@ class _Exchange(ABC, Generic[AnyRequest]):
             asks = options is not None and (options.key is not None or options.where is not None)
             self._short = not asks and retry.hedge is None and balancer.retrying.throttle is None
             self._limits = Limits.of(balancer, options)
-        self._idempotent = is_idempotent(request, options, retry)
-        self._replayable = is_replayable(request.stream, flavour.byte_stream)
+        # most requests are told by one look
+        self._idempotent = (options is None and request.method in retry.methods) or is_idempotent(
+            request, options, retry
+        )
+        self._replayable = type(request.stream) is flavour.byte_stream or is_replayable(
+            request.stream, flavour.byte_stream
+        )
         self._body: OneShotBody | AsyncOneShotBody | None = None
         if not self._replayable:
             self._body = body = self._one_shot()
@@ -257,7 +262,8 @@ class Exchange(_Exchange[AnyRequest]):
             pick.release(_IGNORED)
             raise
         else:
-            if response.status_code < 400 and self._succeeded(response):
+            status = response.status_code
+            if status < 400 and status not in self._retry.statuses:
                 succeed(balancer, pick, trace)
                 return response
             made = _Made(Attempt(pick, 1, trace), response, None)
@@ -275,11 +281,12 @@ class Exchange(_Exchange[AnyRequest]):
 
     def _send(self, pick: Pick, trace: Trace, expires: float | None, interrupt: Interrupt | None = None) -> Any:
         link, scheme, changes = self._address(pick, expires, interrupt)
-        latest = link.transport.latest
+        dialler = link.transport.dialler
+        latest = dialler.latest
         try:
             response = link.transport.send(self._request, scheme, changes)
         except BaseException as error:
-            if latest is link.transport.latest or (self._body is not None and self._body.refused):
+            if latest is dialler.latest or (self._body is not None and self._body.refused):
                 self._failed_on_a_kept_connection(error, pick)
             if self._links.give_back(link):
                 close_retired(self._links)
@@ -340,7 +347,8 @@ class AsyncExchange(_Exchange[AnyRequest]):
             pick.release(_IGNORED)
             raise
         else:
-            if response.status_code < 400 and self._succeeded(response):
+            status = response.status_code
+            if status < 400 and status not in self._retry.statuses:
                 succeed(balancer, pick, trace)
                 if response.is_closed:  # made with its body: nobody will close its stream
                     await response.stream.aclose()
@@ -371,11 +379,12 @@ class AsyncExchange(_Exchange[AnyRequest]):
 
     async def _send(self, pick: Pick, trace: Trace, expires: float | None) -> Any:
         link, scheme, changes = self._address(pick, expires, None)
-        latest = link.transport.latest
+        dialler = link.transport.dialler
+        latest = dialler.latest
         try:
             response = await link.transport.send(self._request, scheme, changes)
         except BaseException as error:
-            if latest is link.transport.latest or (self._body is not None and self._body.refused):
+            if latest is dialler.latest or (self._body is not None and self._body.refused):
                 self._failed_on_a_kept_connection(error, pick)
             if self._links.give_back(link):
                 await aclose_retired(self._links)
