@@ -28,7 +28,7 @@ from clientlb.errors import NotSentError
 from clientlb.hedging import drive_hedged, drive_hedged_async
 from clientlb.options import CallOptions
 from clientlb.orca import of_headers
-from clientlb.outcome import SUCCEEDED, Outcome, Verdict
+from clientlb.outcome import SUCCEEDED, Cause, Outcome, Verdict
 from clientlb.pick import Pick
 
 _log = logging.getLogger("clientlb.http")
@@ -189,7 +189,12 @@ class _Exchange(ABC, Generic[AnyRequest]):
             return of_status(status, response.headers, retryable, time.time(), untouched=self._untouched)
         if self._body is not None and self._body.error is error:
             return Verdict(Outcome.IGNORED, f"{type(error).__name__} in the request body")
-        return self._flavour.errors.of(error, untouched=self._untouched, stale=error is self._stale)
+        errors = self._flavour.errors
+        if self._limits.attempt_timeout is not None and errors.crowded(error):
+            return Verdict(
+                Outcome.RETRYABLE, "PoolTimeout", sent=False, untouched=self._untouched, cause=Cause.OVERLOAD
+            )
+        return errors.of(error, untouched=self._untouched, stale=error is self._stale)
 
     def _failed_on_a_kept_connection(self, error: BaseException, pick: Pick) -> None:
         """No evidence, if the connection broke: it may have been closed for having been idle, in the same moment."""

@@ -9,6 +9,8 @@ not taken (HTTP/2): refused,    RETRYABLE     never processed: safe to repeat wh
   too many streams, GOAWAY
 broke before any answer came,   RETRYABLE     no evidence: see `Verdict.stale`
   on a connection used before
+all connections in use for      RETRYABLE     never sent, and soft evidence: a server that hangs fills its pool
+  all of the attempt timeout
 everything else                 IGNORED       the caller's own: pool limit, bad header, error in its body
 """
 
@@ -54,6 +56,7 @@ class ErrorVerdicts:
         self._broken = tuple(getattr(module, name) for name in _BROKEN)
         self._protocol_error: type[Exception] = module.RemoteProtocolError
         self._local_error: type[Exception] = module.LocalProtocolError
+        self._pool_timeout: type[Exception] = module.PoolTimeout
 
     def of(self, error: Exception, *, untouched: bool = False, stale: bool = False) -> Verdict:
         """Judge an exception that ended an attempt.
@@ -74,6 +77,10 @@ class ErrorVerdicts:
             return Verdict(Outcome.IGNORED, reason)
         cause = Cause.OVERLOAD if refused else Cause.APPLICATION
         return Verdict(Outcome.RETRYABLE, reason, sent=not refused, untouched=untouched, cause=cause, stale=stale)
+
+    def crowded(self, error: BaseException) -> bool:
+        """Whether all connections to the endpoint were in use until the time was over."""
+        return isinstance(error, self._pool_timeout)
 
     def hung_up(self, error: BaseException) -> bool:
         """Whether the connection broke or was closed, as opposed to something wrong that came through it."""

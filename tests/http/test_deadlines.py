@@ -134,6 +134,22 @@ async def test_waiting_for_a_connection_of_the_pool_ends_in_time(
                 assert isinstance(await outcome(kind, http, "GET", "http://orders/"), kind.library.PoolTimeout)
 
 
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_an_attempt_that_finds_no_connection_free_is_made_elsewhere(
+    kind: Kind, method: str, shared_servers: dict[str, Process]
+) -> None:
+    limits = kind.library.Limits(max_connections=1)
+    with over(*shared_servers.values(), attempt_timeout=SOON) as services:
+        async with (
+            kind.client(services, timeout=None, limits=limits) as http,
+            http.stream("http://orders/stream?chunks=2&pause=0") as response,
+        ):
+            full = response.extensions["clientlb"].endpoint
+            traces = [(await http.request(method, "http://orders/")).extensions["clientlb"] for _ in range(2)]
+    assert all(trace.endpoint != full for trace in traces)
+    assert [tried.reason for trace in traces for tried in trace.attempts if tried.endpoint == full] == ["PoolTimeout"]
+
+
 async def test_pauses_between_attempts_count(kind: Kind, shared_servers: dict[str, Process]) -> None:
     retry = clientlb.RetryOptions(stop=stop_after_attempt(100), wait=wait_fixed(0.1))
     with over(*shared_servers.values(), deadline=SOON, retry=retry) as services:
