@@ -135,10 +135,6 @@ class Traffic:
         """Go on calling until the monotonic clock says `until`, or a call fails."""
         self._wait(lambda: time.monotonic() >= until, max(0.0, until - time.monotonic()) + 1.0, "the time is over")
 
-    def wait_retry(self) -> None:
-        """Wait until an attempt has failed and was repeated."""
-        self._wait(lambda: self.balancer.stats().retries, 15.0, "something was retried")
-
     def wait_outage(self) -> None:
         """Wait until the balancer was told that its registry fails."""
         self._wait(lambda: self.balancer.failing_since is not None, 15.0, "the outage is noticed")
