@@ -6,36 +6,26 @@ calls, too, which this one cannot see. brpc's locality-aware balancer squares it
 of nginx's `least_time` and of Finagle's `PeakEwma`. docs/policies.md has the figures.
 
 Whatever is slow to compute is done when an answer comes, so that a pick only multiplies and compares. Among thousands
-of nodes each one that is looked at costs a wait for the memory; there two are drawn.
+of nodes each one that is looked at costs a wait for the memory; there two are drawn: see `clientlb.policy.draws`.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from itertools import cycle
 from math import inf, sqrt
 
 from cachetools import LRUCache
 
 from clientlb.errors import ConfigurationError
 from clientlb.node import Node
+from clientlb.policy.draws import Draw, Steps, draws
 from clientlb.policy.youth import Youth, describe
 
 _UNKNOWN = -inf
 """The score of a node that has not answered yet."""
-_DRAWN = 4
-"""Nodes that a pick compares."""
-_MANY = 1000
-"""Nodes from which on a pick compares two: one client cannot know so many well anyway."""
-_PATTERNS = (127, 131)
-"""Draws after which the steps repeat: the first of these primes that does not divide the number of nodes, so that every
-node has a turn with all of them."""
 _KEPT = 16
 """Numbers of nodes whose patterns are kept."""
-_LOOK_EVERY = 32
-"""One in so many picks looks whether a node has to be tried again. It bounds what the slowest nodes can cost a client
-that calls so rarely that nothing is ever fresh."""
 _SHORTEST = 1e-6
 """Seconds. A latency has to be more than nothing, or calls in flight would not count."""
 _FIRST_FAILURE = 1.0
@@ -44,12 +34,6 @@ _LONGEST_FAILURE = 30.0
 """Seconds. Failures in a row multiply a latency up to here."""
 _PAUSE = 1.0
 """Seconds without an answer, from which on the mean fades. Busy nodes are spared the arithmetic."""
-
-_Steps = tuple[int, int, int]
-"""How far the second, the third and the fourth node of a draw are from the first one. 0 for the second means to look
-for a node that has to be tried again, 0 for the third that two are enough."""
-_Draw = tuple[int, _Steps]
-"""Where the first node of a draw is, and how far from it the others are."""
 
 
 class LeastTime:
@@ -119,8 +103,8 @@ class LeastTime:
         self.failure_factor: float = failure_factor
         self._youth = Youth(slow_start)
         self._count = 0
-        self._draws: Iterator[_Draw] = iter(())
-        self._patterns: LRUCache[int, Iterator[_Draw]] = LRUCache(_KEPT)
+        self._draws: Iterator[Draw] = iter(())
+        self._patterns: LRUCache[int, Iterator[Draw]] = LRUCache(_KEPT)
 
     # ------------------------------------------------------------------ who is next
 
@@ -133,7 +117,10 @@ class LeastTime:
                 return nodes[0]
             self._draw_among(count, rng)
         # Python counts negative indices from the end, so a step down from the first one never leaves the tuple
-        first, steps = next(self._draws)
+        try:
+            first, steps = next(self._draws)
+        except StopIteration:
+            first, steps = self._draw_anew(count, rng)
         second, third, fourth = steps
         chosen = nodes[first]
         least = chosen.score
@@ -172,18 +159,17 @@ class LeastTime:
         return chosen
 
     def _draw_among(self, count: int, rng: random.Random) -> None:
-        """Draw among so many nodes from now on. Retries and wrappers take turns between a few numbers of nodes.
-
-        A random number costs as much as the comparison of two nodes. So what is random is a pattern, drawn once: an
-        order in which the nodes come first, and steps from there to the others.
-        """
+        """Draw among so many nodes from now on. Retries and wrappers take turns between a few numbers of nodes."""
         pattern = self._patterns.get(count)
         if pattern is None:
-            # an order of thousands takes milliseconds to make, and their number changes with every one that leaves
-            order = cycle(rng.sample(range(count), count)) if count < _MANY else _numbers(count, rng)
-            pattern = self._patterns[count] = zip(order, cycle(_steps(count, rng)), strict=False)
+            pattern = self._patterns[count] = draws(count, rng)
         self._draws = pattern
         self._count = count
+
+    def _draw_anew(self, count: int, rng: random.Random) -> Draw:
+        """Begin another round, when all of thousands have come first."""
+        self._draws = self._patterns[count] = draws(count, rng)
+        return next(self._draws)
 
     def _choose_with_care(self, drawn: Sequence[Node], now: float, *, look: bool) -> Node:
         """Choose one of `drawn`, of some of which nothing may be known, and others may be silent.
@@ -270,25 +256,6 @@ class LeastTime:
         return describe(self._youth.factor(node))
 
 
-def _drawn(nodes: Sequence[Node], first: int, steps: _Steps) -> list[Node]:
+def _drawn(nodes: Sequence[Node], first: int, steps: Steps) -> list[Node]:
     """The nodes of a draw, each of them once."""
     return [nodes[first - step] for step in dict.fromkeys((0, *steps))]
-
-
-def _numbers(count: int, rng: random.Random) -> Iterator[int]:
-    """Random numbers below `count`, for ever."""
-    return map(int, map(float(count).__mul__, iter(rng.random, None)))
-
-
-def _steps(count: int, rng: random.Random) -> list[_Steps]:
-    """The steps of some draws among so many nodes, at least two."""
-    two = count == 2 or count >= _MANY
-    made: list[_Steps] = []
-    for number in range(next(length for length in _PATTERNS if count % length)):
-        drawn = rng.sample(range(1, count), min(count - 1, _DRAWN - 1))
-        drawn += drawn[-1:] * 2  # of two or three nodes, some are compared twice
-        if number % _LOOK_EVERY == 0:
-            made.append((0, drawn[0], drawn[1]))
-        else:
-            made.append((drawn[0], 0, 0) if two else (drawn[0], drawn[1], drawn[2]))
-    return made

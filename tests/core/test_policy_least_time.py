@@ -273,6 +273,27 @@ def test_among_thousands_an_unknown_node_gets_its_share():
     assert chosen(policy, fleet, 100_000)[fleet[-1]] == pytest.approx(50, abs=20)
 
 
+def test_a_signal_between_two_rounds_spoils_nothing():
+    class Interrupted(random.Random):
+        """Ctrl-C arrives the second time that something is drawn."""
+
+        times = 0
+
+        def randint(self, least, most):
+            self.times += 1
+            if self.times == 2:
+                raise KeyboardInterrupt
+            return super().randint(least, most)
+
+    policy, rng = LeastTime(), Interrupted(13)
+    fleet = known(policy, *[0.010] * 1_000)
+    for _ in range(1_000):
+        policy.choose(fleet, 0.0, rng)
+    with pytest.raises(KeyboardInterrupt):
+        policy.choose(fleet, 0.0, rng)
+    assert len({policy.choose(fleet, 0.0, rng) for _ in range(1_000)}) > 600
+
+
 def test_who_failed_last_is_left_alone_for_longer():
     policy = LeastTime()
     two = known(policy, 0.010, 0.010)
