@@ -258,9 +258,10 @@ class Balancer:
         if roster.judge.advance(now, self.rng):
             roster.sort_by_health()
         roster.set_due()
-        probe = roster.judge.node_to_probe(exclude, repeatable, now) if now >= roster.due else None
-        if probe is not None and request is not None and not request.matches(probe.endpoint):
-            probe = None
+        probe: Node | None = None
+        if now >= roster.due:
+            fits = None if request is None else request.matches
+            probe = roster.judge.node_to_probe(exclude, repeatable, now, fits)
         nodes = self._candidates(exclude) if probe is None else (probe,)
         if not nodes:
             return None

@@ -293,21 +293,26 @@ def call(
     if throttled and begun is None and not retrying.admit(balancer.clock(), balancer.rng):
         raise ThrottledError(f"service {balancer.service!r}: not sent, because the service turns most calls away")
     try_pick = balancer.try_pick if request is None else partial(balancer.try_pick_for, request)
-    pick = try_pick((), repeatable) if begun is None else begun.pick
-    if pick is None:
-        asked_at = balancer.clock()
-        patience = FOREVER if patient else balancer.options.wait_for_endpoints
-        yield Wait(patience if deadline is None else max(0.0, min(patience, deadline - asked_at)))
-        pick = try_pick((), repeatable)
+    limits = Limits(deadline, attempt_timeout)
+    try:
+        pick = try_pick((), repeatable) if begun is None else begun.pick
         if pick is None:
-            raise balancer.no_endpoints(asked_at)
+            asked_at = balancer.clock()
+            patience = FOREVER if patient else balancer.options.wait_for_endpoints
+            yield Wait(patience if deadline is None else max(0.0, min(patience, deadline - asked_at)))
+            pick = try_pick((), repeatable)
+            if pick is None:
+                raise balancer.no_endpoints(asked_at)
+        if limits.over(pick.started):
+            pick.release(_IGNORED)
+            raise DeadlineExceededError(f"service {balancer.service!r}: the deadline was over before the call was sent")
+    except BaseException:
+        if throttled and begun is None:
+            retrying.unsent(balancer.clock())
+        raise
     if retry is None:
         retry = balancer.options.retry
     attempt = begun or Attempt(pick, 1, Trace(balancer.service))
-    limits = Limits(deadline, attempt_timeout)
-    if limits.over(pick.started):
-        pick.release(_IGNORED)
-        raise DeadlineExceededError(f"service {balancer.service!r}: the deadline was over before the call was sent")
     attempt.expires = limits.expiry(pick.started)
     hedge_after: float | None = None
     if retry.hedge is not None and repeatable:

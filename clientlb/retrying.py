@@ -106,6 +106,12 @@ class Retrying:
             self.throttled += not admitted
         return admitted
 
+    def unsent(self, now: float) -> None:
+        """A call that was admitted was not sent to anybody, so it says nothing about the service."""
+        with self._roster.lock:
+            if self.throttle is not None:
+                self.throttle.unsent(now)
+
     def accepted(self, now: float) -> None:
         """A call was not turned away."""
         with self._roster.lock:

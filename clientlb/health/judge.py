@@ -33,6 +33,7 @@ from clientlb.health_options import HealthOptions
 from clientlb.outcome import Cause
 
 if TYPE_CHECKING:
+    from clientlb.endpoint import Endpoint
     from clientlb.figures import Figures
     from clientlb.node import Node
     from clientlb.pick import Pick
@@ -419,11 +420,24 @@ class Judge:
 
     # ------------------------------------------------------------------ probes
 
-    def node_to_probe(self, exclude: Collection[Node], repeatable: bool, now: float) -> Node | None:
-        """The ejected endpoint that the next call should probe, if one is due."""
+    def node_to_probe(
+        self,
+        exclude: Collection[Node],
+        repeatable: bool,
+        now: float,
+        fits: Callable[[Endpoint], bool] | None = None,
+    ) -> Node | None:
+        """The ejected endpoint that the next call should probe, if one is due.
+
+        Args:
+            exclude: Where the call has been.
+            repeatable: It can be repeated elsewhere.
+            now: Seconds of the clock.
+            fits: Whether an endpoint is what the call asks for; None if it asks for nothing.
+        """
         patience = 0.0 if repeatable else self.options.unsafe_probe_after
         for node in self.ejected:
-            if node.breaker.probe_due(now - patience) and node not in exclude:
+            if node.breaker.probe_due(now - patience) and node not in exclude and (fits is None or fits(node.endpoint)):
                 return node
         return None
 

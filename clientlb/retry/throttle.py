@@ -51,6 +51,11 @@ class Throttle:
         self._now[0] += 1
         return probability <= 0.0 or rng.random() >= probability
 
+    def unsent(self, now: float) -> None:
+        """A call that might be made was not: nobody was there to turn it away, so it does not count."""
+        self._advance(now)
+        self._now[0] -= 1
+
     def accepted(self, now: float) -> None:
         """A call was not turned away."""
         self._advance(now)

@@ -72,6 +72,21 @@ def test_a_filter_is_heeded_by_retries_and_probes_too():
         assert pick.node is failing.node
 
 
+def test_an_endpoint_that_nobody_asks_for_is_in_nobody_elses_way():
+    clock = Clock()
+    service = balancer(partial(Filter, "p2c"), fleet(6), clock, consecutive_failures=1, open_for=5.0)
+    failing = [service.pick(where={"shard": shard}) for shard in ("0", "1")]
+    for pick in failing:
+        pick.release(Outcome.FAILURE)
+    clock.now = 20.0
+    for _ in range(2):
+        with service.pick(where={"shard": "1"}) as pick:
+            pass
+    assert service.stats().healthy == 5, "that of the other shard still waits for its probe"
+    with service.pick(where={"shard": "0"}) as pick:
+        assert pick.node is failing[0].node
+
+
 def test_a_strict_filter_fails_and_leaves_nothing_in_flight():
     service = balancer(partial(Filter, "p2c", "fail"), fleet(4))
     with pytest.raises(NoEndpointsError, match="shard=7"):

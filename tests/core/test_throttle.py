@@ -4,8 +4,19 @@ import random
 
 import pytest
 
-from clientlb import Balancer, Endpoint, Options, Outcome, RetryOptions, ThrottledError, ThrottleOptions, Verdict
-from clientlb.call import Attempt, call
+from clientlb import (
+    Balancer,
+    DeadlineExceededError,
+    Endpoint,
+    NoEndpointsError,
+    Options,
+    Outcome,
+    RetryOptions,
+    ThrottledError,
+    ThrottleOptions,
+    Verdict,
+)
+from clientlb.call import Attempt, Wait, call
 from clientlb.options import NO_RETRIES
 from clientlb.outcome import SUCCEEDED
 from clientlb.retry.throttle import Throttle
@@ -115,6 +126,25 @@ def test_a_call_that_was_given_up_was_not_turned_away():
         steps = call(bench.balancer, idempotent=True)
         next(steps)
         steps.close()
+
+
+def test_calls_that_could_not_be_sent_do_not_count():
+    bench = Bench()
+    nobody = Balancer("orders", bench.balancer.options, clock=bench.clock, rng=random.Random(3))
+    for _ in range(200):
+        steps = call(nobody, idempotent=True)
+        assert type(next(steps)) is Wait
+        with pytest.raises(NoEndpointsError):
+            next(steps)
+        steps = call(nobody, idempotent=True)
+        next(steps)
+        steps.close()
+    nobody.update(bench.balancer.endpoints)
+    for _ in range(200):
+        with pytest.raises(DeadlineExceededError):
+            next(call(nobody, idempotent=True, deadline=bench.clock()))
+    bench.balancer = nobody
+    assert bench.sent(SUCCEEDED, 50) == 50
 
 
 def test_it_is_off_by_default():
