@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from clientlb.aio import sleep
 from clientlb.balancer import Balancer
@@ -20,9 +20,17 @@ from clientlb.outcome import Verdict
 Result = TypeVar("Result")
 
 
+class Arrivals(Protocol):
+    """What is used of a balancer where a call waits for endpoints."""
+
+    def wait(self, timeout: float, /) -> bool:
+        """Block until there are some, at most `timeout` seconds."""
+        ...
+
+
 def drive(
     steps: Steps,
-    balancer: Balancer,
+    balancer: Arrivals,
     send: Callable[[Attempt], Result],
     classify: Callable[[Result | None, Exception | None], Verdict],
     discard: Callable[[Result], object] | None = None,
@@ -31,7 +39,7 @@ def drive(
 
     Args:
         steps: From `call`.
-        balancer: The one that `steps` was made with.
+        balancer: The one that `steps` was made with, or what waits in its place.
         send: Performs one attempt.
         classify: Gives the verdict on a result (the error is None) or on an error (the result is None).
         discard: Disposes of a result that is retried away.

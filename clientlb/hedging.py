@@ -17,7 +17,7 @@ from typing import Any
 from clientlb.aio import Task, cancelled, first_of, sleep, start
 from clientlb.balancer import Balancer
 from clientlb.call import LATE, Attempt, Await, Ended, Sleep, Steps
-from clientlb.drive import add_note, nap
+from clientlb.drive import Arrivals, add_note, nap
 from clientlb.errors import ClosedError, NotSentError
 from clientlb.outcome import Verdict
 
@@ -26,7 +26,7 @@ _log = logging.getLogger("clientlb.call")
 
 def drive_hedged(
     steps: Steps,
-    balancer: Balancer,
+    balancer: Arrivals,
     launch: Callable[[Attempt], Any],
     classify: Callable[[Attempt, Any, Exception | None], Verdict],
     discard: Callable[[Any], object] | None = None,
@@ -35,7 +35,7 @@ def drive_hedged(
 
     Args:
         steps: From `call`.
-        balancer: The one that `steps` was made with.
+        balancer: The one that `steps` was made with, or what waits in its place.
         launch: Starts an attempt. Its future has `result`, `cancel` and `add_done_callback`, as those of the standard
             library and of gRPC do.
         classify: Gives the verdict on a result (the error is None) or on an error (the result is None).

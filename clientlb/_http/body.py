@@ -62,6 +62,8 @@ class _ResponseBody:
         verdict = self._flavour.errors.of(translated)
         # a second attempt is out of question by now, but the endpoint did fail
         outcome = Outcome.FAILURE if verdict.outcome is Outcome.RETRYABLE else verdict.outcome
+        if self._links.closed:  # by us, then, and not by the endpoint
+            outcome = Outcome.IGNORED
         self._pick.release(outcome, f"{verdict.reason} in the body")
         return translated
 

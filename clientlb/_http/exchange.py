@@ -189,6 +189,8 @@ class _Exchange(ABC, Generic[AnyRequest]):
             return of_status(status, response.headers, retryable, time.time(), untouched=self._untouched)
         if self._body is not None and self._body.error is error:
             return Verdict(Outcome.IGNORED, f"{type(error).__name__} in the request body")
+        if self._links.closed:
+            return Verdict(Outcome.IGNORED, f"{type(error).__name__} after the client was closed")
         errors = self._flavour.errors
         if self._limits.attempt_timeout is not None and errors.crowded(error):
             return Verdict(

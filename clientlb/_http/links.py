@@ -20,6 +20,7 @@ from typing import Generic, TypeAlias, TypeVar
 from clientlb._http.place import ORDINARY, Place
 from clientlb.balancer import Balancer
 from clientlb.endpoint import Endpoint
+from clientlb.errors import ClosedError
 
 TransportT = TypeVar("TransportT")
 Key: TypeAlias = tuple[str, str, int, str | None]
@@ -58,6 +59,7 @@ class Links(Generic[TransportT]):
 
     Attributes:
         inherited: This is a forked child, and they belong to its parent: whatever began before the fork ends there.
+        closed: `retire_all` was called. What runs ends, and nothing is opened any more.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class Links(Generic[TransportT]):
         place_of: Callable[[Endpoint], Place] = lambda endpoint: ORDINARY,
     ) -> None:
         self.inherited: bool = False
+        self.closed: bool = False
         self._make = make
         self._make_ordinary = make_ordinary
         self._max_idle = max_idle
@@ -88,11 +91,16 @@ class Links(Generic[TransportT]):
             balancer: Of the endpoint's service; if its list has just changed, links to endpoints that left are let go.
             endpoint: Where the call goes.
             server_name: What the TLS certificate is checked against; None without TLS.
+
+        Raises:
+            ClosedError: After `retire_all`.
         """
         key = (balancer.service, endpoint.host, endpoint.port, server_name)
         self._acquire()
         try:
             if self._versions.get(balancer.service) != balancer.version:
+                if self.closed:  # no version is known any more, so it need not be asked at every call
+                    raise ClosedError("the transport was closed meanwhile")
                 self._let_leavers_go(balancer)
             link = self._links.get(key)
             if link is None:
@@ -145,6 +153,7 @@ class Links(Generic[TransportT]):
     def retire_all(self) -> None:
         """Retire every transport, in use or not."""
         with self._lock:
+            self.closed = True
             self._retired.extend(link.transport for link in self._links.values())
             self._links.clear()
             self._versions.clear()

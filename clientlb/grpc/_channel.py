@@ -6,8 +6,10 @@ affair, what happens to a call is in `_methods` (blocking) and `_future` (everyt
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
+from collections import deque
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -25,6 +27,9 @@ from clientlb.grpc._methods import StreamStream, StreamUnary, UnaryStream, Unary
 from clientlb.grpc._target import ChannelOptions
 from clientlb.options import CallKey, Where
 from clientlb.services import Services
+
+_GLANCE = 0.5
+"""Seconds after which a call that waits for endpoints looks whether its channel was closed."""
 
 
 class Channel(ServiceChannel, grpc.Channel):
@@ -46,11 +51,9 @@ class Channel(ServiceChannel, grpc.Channel):
 
     def begin(self) -> None:
         """Make everything that does not survive a fork."""
-        self._later = later = Later()
-        # `close` waits for events of calls that just ended, so it must not run in a callback, on the thread of events
-        self.links: Links[grpc.Channel] = Links(
-            self._balancer, self._connect, lambda channel: later.run(0.0, channel.close), state_of
-        )
+        self._later = Later()
+        self._retired: deque[grpc.Channel] = deque()
+        self.links: Links[grpc.Channel] = Links(self._balancer, self._connect, self._retire, state_of)
         self._watch = Watch()
         self._lock = threading.Lock()
         self._paused: dict[Any, Callable[[], None] | None] = {}
@@ -73,6 +76,16 @@ class Channel(ServiceChannel, grpc.Channel):
         if self._watch.active:
             self._watch.watch([made])
         return made
+
+    def _retire(self, channel: grpc.Channel) -> None:
+        # closing waits for events of calls that just ended, so it must not happen on the thread of events
+        self._retired.append(channel)
+        self._later.run(0.0, self._close_retired)
+
+    def _close_retired(self) -> None:
+        with contextlib.suppress(IndexError):  # another thread was faster
+            while self._retired:
+                self._retired.popleft().close()
 
     # ------------------------------------------------------------------ methods
 
@@ -117,6 +130,22 @@ class Channel(ServiceChannel, grpc.Channel):
         return StreamStream(
             self, "stream_stream", method, request_serializer, response_deserializer, _registered_method
         )
+
+    # ------------------------------------------------------------------ calls that wait
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
+    def wait(self, timeout: float) -> bool:
+        """Block until there are endpoints, at most `timeout` seconds. `close` ends that soon."""
+        clock = self._balancer.clock
+        until = clock() + timeout
+        while not self._closed and (left := until - clock()) > 0:
+            if self._balancer.wait(min(left, _GLANCE)):
+                return True
+        return False
 
     # ------------------------------------------------------------------ calls that go on by themselves
 
@@ -200,6 +229,7 @@ class Channel(ServiceChannel, grpc.Channel):
         self._watch.close()
         for channel in self.links.take_all():
             channel.close()
+        self._close_retired()
 
     def __enter__(self) -> Channel:
         return self

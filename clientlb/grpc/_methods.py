@@ -11,6 +11,7 @@ from clientlb.call import Attempt, Steps, Trace, call
 from clientlb.deadlines import expiry
 from clientlb.drive import drive
 from clientlb.errors import NotSentError
+from clientlb.grpc._errors import LocalRpcError
 from clientlb.grpc._exchange import Exchange
 from clientlb.grpc._future import BalancedFuture, BalancedStream
 from clientlb.grpc._links import Link
@@ -99,15 +100,16 @@ class Method(BalancedMethod):
 
     def _drive(self, exchange: Exchange, begun: Attempt | None = None) -> Any:
         """Make a call, or what is left of it after the attempt that has failed."""
-        balancer = exchange.balancer
         steps = self._steps(exchange, begun)
         try:
             if self.hedged:
-                return drive_hedged(steps, balancer, exchange.launch, exchange.classify_one)
-            if balancer.wants_reports:
-                return drive(steps, balancer, exchange.start_and_hear, exchange.classify)
-            return drive(steps, balancer, exchange.start, exchange.classify)
+                return drive_hedged(steps, self.channel, exchange.launch, exchange.classify_one)
+            if exchange.balancer.wants_reports:
+                return drive(steps, self.channel, exchange.start_and_hear, exchange.classify)
+            return drive(steps, self.channel, exchange.start, exchange.classify)
         except NotSentError as error:
+            if self.channel.closed:
+                raise LocalRpcError(grpc.StatusCode.CANCELLED, "Channel closed!") from error  # gRPC's own words
             raise exchange.not_sent(error) from error
         finally:
             if self.channel.links.leaving:

@@ -63,6 +63,20 @@ def test_an_idle_leavers_channel_is_closed_at_once(connect, discovery, pb, pair)
     assert orders.Get(pb.Request()).port == pair[1].port
 
 
+def test_a_leavers_channel_is_closed_with_the_balanced_one(connect, discovery, pb, pair):
+    leaver, stayer = pair
+    discovery.set("orders", [leaver.address])
+    orders = connect()
+    orders.Get(pb.Request())
+    (channel,) = orders.channel.links.channels
+    busy = threading.Event()
+    orders.channel.after(0.0, busy.wait)  # on the thread that is to close it
+    discovery.set("orders", [stayer.address])
+    orders.channel.close()
+    busy.set()
+    assert _is_closed(channel)
+
+
 async def test_an_aio_leavers_channel_is_closed_after_its_last_call(aconnect, discovery, pb, pair):
     leaver, stayer = pair
     discovery.set("orders", [leaver.address])

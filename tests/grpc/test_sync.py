@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import grpc
 import pytest
@@ -271,6 +272,21 @@ def test_close_cancels_what_runs_and_refuses_what_comes(services, stub_class, pb
         assert isinstance(caught.value, clientlb.ClosedError)
     with clientlb.grpc.channel("orders", services) as another:
         assert stub_class(another).Get(pb.Request(id="still open")).id == "still open"
+
+
+def test_close_cancels_what_waits_for_endpoints(discovery, services, stub_class, pb):
+    discovery.set("orders", [])
+    channel = clientlb.grpc.channel("orders", services)
+    orders = stub_class(channel)
+    with ThreadPoolExecutor(2) as threads:
+        calls = [
+            threads.submit(orders.Get, pb.Request(), timeout=10, wait_for_ready=True),
+            threads.submit(orders.Add, iter([pb.Request()]), timeout=10, wait_for_ready=True),
+        ]
+        assert not wait(calls, timeout=0.2).done
+        channel.close()
+        for call in calls:
+            assert call.exception(5).code() is grpc.StatusCode.CANCELLED
 
 
 def test_closed_services_refuse(connect, services, pb):

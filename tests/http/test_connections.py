@@ -147,6 +147,23 @@ async def test_an_interrupted_call_gives_its_connection_back(
     assert closed == HOSTS[:2]
 
 
+async def test_a_call_that_is_ended_by_closing_the_client_is_not_made_again(
+    kind: Kind, server: Process, services: clientlb.Services
+) -> None:
+    before = server.figures()["calls"].get("/sleep", 0)
+    async with kind.client(services) as http:
+        get = http.client.get if kind.is_async else partial(asyncio.to_thread, http.client.get)
+        call = asyncio.create_task(get("http://orders/sleep?seconds=0.5"))
+        began = partial(wait_until, lambda: server.figures()["calls"].get("/sleep", 0) > before, what="the call runs")
+        await asyncio.to_thread(began)
+        await http.close()
+        with pytest.raises(kind.library.ReadError):
+            await call
+    assert services["orders"].stats().failures == 0  # it was our own doing
+    assert sum(endpoint.failures for endpoint in services["orders"].stats().endpoints) == 0
+    wait_until(lambda: open_connections(server) == 0, what="no connection is left")
+
+
 async def test_a_transport_that_cannot_be_closed_harms_no_call(
     kind: Kind, registry: ManualDiscovery, services: clientlb.Services
 ) -> None:
