@@ -20,7 +20,7 @@ from math import floor, log2
 
 from clientlb import events, explain
 from clientlb.endpoint import Endpoint
-from clientlb.errors import ClosedError, NoEndpointsError
+from clientlb.errors import ClosedError, ConfigurationError, NoEndpointsError, of_service
 from clientlb.explanation import Explanation
 from clientlb.guard import Held
 from clientlb.health.breaker import State
@@ -168,7 +168,10 @@ class Balancer:
             ClosedError: The balancer is closed.
         """
         named = key is not None or where is not None
-        try_pick = partial(self.try_pick_for, Request.of(key, where)) if named else self.try_pick
+        try:
+            try_pick = partial(self.try_pick_for, Request.of(key, where)) if named else self.try_pick
+        except ConfigurationError as error:
+            raise of_service(self.service, error) from None
         pick = try_pick()
         if pick is not None:
             return pick
@@ -237,6 +240,8 @@ class Balancer:
         roster.acquire()
         try:
             pick = self._pick_with_care(exclude, repeatable, now, request)
+        except (ConfigurationError, NoEndpointsError) as error:  # the policy's
+            raise of_service(self.service, error) from None
         finally:
             roster.release()
         if self._pending:
@@ -561,7 +566,10 @@ class Balancer:
         self._news.after_fork()
 
     def _new_policy(self) -> None:
-        self._policy = make_policy(self.options.policy)
+        try:
+            self._policy = make_policy(self.options.policy)
+        except ConfigurationError as error:
+            raise of_service(self.service, error) from None
         self._choose: Choose = self._policy.choose
         self._choose_for = chooser(self._policy)
         if self.journal is not None:

@@ -38,6 +38,9 @@ _NESTED: dict[type[Any], dict[str, type[Any]]] = {
     RetryOptions: {"budget": BudgetOptions, "hedge": HedgeOptions},
 }
 
+_OPTIONAL = frozenset({"deadline", "attempt_timeout", "deadline_header", "journal", "throttle", "hedge", "check"})
+"""What is None by default. TOML has no such value, so `false` stands for it."""
+
 
 def load_options(
     path: str | os.PathLike[str] | None = None, environ: Mapping[str, str] | None = None
@@ -46,7 +49,8 @@ def load_options(
 
     The file has a table `[default]` and one `[services.NAME]` for each service that differs. Nested options are nested
     tables. In the place of tenacity objects stand `retry.attempts`, `retry.backoff` and `retry.backoff_max`, and
-    `health.check.kind` is `"http"`, `"tcp"` or `"grpc"` (`health.check = false` is none)::
+    `health.check.kind` is `"http"`, `"tcp"` or `"grpc"`. `false` turns off what is off by default: deadlines, `hedge`,
+    `throttle`, `journal`, `check`::
 
         [default]
         policy = "p2c"
@@ -134,7 +138,9 @@ def _build(kind: type[Any], table: object, where: str) -> Any:
     for name, value in values.items():
         if name not in known:
             raise ConfigurationError(f"options: {where}.{name} does not exist; known: {', '.join(sorted(known))}")
-        if name in nested:
+        if value is False and name in _OPTIONAL:
+            values[name] = None
+        elif name in nested:
             values[name] = _build(nested[name], value, f"{where}.{name}")
         elif kind is HealthOptions and name == "check":
             values[name] = _build_check(value, f"{where}.{name}")
@@ -147,8 +153,6 @@ def _build(kind: type[Any], table: object, where: str) -> Any:
 
 
 def _build_check(table: object, where: str) -> Any:
-    if table is False:
-        return None
     values = dict(_table(table, where))
     kind = values.pop("kind", None)
     if kind not in KINDS:

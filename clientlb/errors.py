@@ -17,6 +17,8 @@ A call that fails after its retries raises the *last real error* of the transpor
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 
 class ClientLBError(Exception):
     """Base class of every exception that clientlb raises itself."""
@@ -59,3 +61,12 @@ class NoEndpointsError(NotSentError):
 
 class ClosedError(ClientLBError, RuntimeError):
     """The object was used after `close()`."""
+
+
+AnyError = TypeVar("AnyError", bound=ClientLBError)
+
+
+def of_service(service: str, error: AnyError) -> AnyError:
+    """The same error, whose message says now which service it is about."""
+    error.args = (f"service {service!r}: {error}",)
+    return error

@@ -25,7 +25,7 @@ from clientlb.decorator import Params, Return, balanced
 from clientlb.discovery import Discovery, RemarkingResolver, Resolver, open_discovery
 from clientlb.discovery.snapshot import SnapshotFiles, SnapshotKeeper
 from clientlb.endpoint import Endpoint
-from clientlb.errors import ClosedError, ConfigurationError
+from clientlb.errors import ClosedError, ConfigurationError, of_service
 from clientlb.forks import survive_forks
 from clientlb.options import CallKey, CallOptions, Options, RetryOptions, Where
 from clientlb.outcome import Verdict
@@ -170,11 +170,20 @@ class Services:
                 `key=lambda order_id: order_id`. Text, bytes or a whole number; None is no key.
             where: Metadata that the endpoint should have, if the policy is wrapped in `Filter`; a mapping, or a
                 callable as for `key`.
+            deadline: Seconds that the call may take, all attempts included (default: the service's); `math.inf` is no
+                limit. A coroutine is cancelled then, with a `TimeoutError`. A function is not interrupted: no further
+                attempt begins, and what it calls inherits what is left, which `clientlb.time_remaining()` says.
+            attempt_timeout: The same for one attempt; a call that may be repeated is.
             classify: Says what an exception means for the endpoint (default: network trouble counts against it, every
                 other exception is the caller's own).
         """
-        options = CallOptions(idempotent=idempotent, retry=retry, deadline=deadline, attempt_timeout=attempt_timeout)
-        return balanced(lambda: self[service], options, classify, asking(key, where))
+        try:
+            options = CallOptions(
+                idempotent=idempotent, retry=retry, deadline=deadline, attempt_timeout=attempt_timeout
+            )
+            return balanced(lambda: self[service], options, classify, asking(key, where))
+        except ConfigurationError as error:
+            raise of_service(service, error) from None
 
     def stats(self) -> dict[str, ServiceStats]:
         """Figures of every service that was used, by name."""

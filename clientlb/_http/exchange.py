@@ -24,7 +24,7 @@ from clientlb.call import UNLIMITED, Attempt, Limits, Steps, Trace, asked, call,
 from clientlb.crew import Crew, Errand
 from clientlb.deadlines import inherited, read_header, write_header
 from clientlb.drive import drive, drive_async
-from clientlb.errors import NotSentError
+from clientlb.errors import ConfigurationError, NotSentError, of_service
 from clientlb.hedging import drive_hedged, drive_hedged_async
 from clientlb.options import CallOptions
 from clientlb.orca import of_headers
@@ -45,6 +45,13 @@ _SCHEMES = {
 SCHEMES = frozenset(_SCHEMES)
 _NOTHING: Mapping[str, Any] = {}
 _IGNORED = Outcome.IGNORED
+
+
+def _call_options(given: Any, service: str) -> CallOptions:
+    try:
+        return CallOptions.of(given)
+    except ConfigurationError as error:
+        raise of_service(service, error) from None
 
 
 class _Exchange(ABC, Generic[AnyRequest]):
@@ -74,7 +81,7 @@ class _Exchange(ABC, Generic[AnyRequest]):
 
     def __init__(self, flavour: Flavour, balancer: Balancer, links: Links[Any], request: AnyRequest) -> None:
         given = request.extensions.get("clientlb")
-        options = None if given is None else CallOptions.of(given)
+        options = None if given is None else _call_options(given, balancer.service)
         retry = balancer.options.retry if options is None else options.retry_options(balancer.options.retry)
         self._flavour = flavour
         self._balancer = balancer

@@ -25,6 +25,7 @@ from clientlb.node import Node
 from clientlb.policy.base import Request
 from clientlb.policy.derived import Derived
 from clientlb.policy.hashing import HASHES, hash_of, hash_of_endpoint, mix
+from clientlb.require import require_int, require_number
 
 _NO_REQUEST = Request()
 _ODD = 0x9E3779B97F4A7C15
@@ -41,10 +42,8 @@ class _Consistent:
     __slots__ = ("_total_weight", "bound")
 
     def __init__(self, bound: float | None = None) -> None:
-        if bound is not None and not bound > 1:
-            raise ConfigurationError(
-                f"{type(self).__name__}: bound is {bound!r}; give a number above 1, such as 1.25, or None"
-            )
+        if bound is not None:
+            require_number(f"{type(self).__name__}: bound", bound, above=1)
         self.bound: float | None = bound
         self._total_weight = Derived(lambda nodes: sum(node.endpoint.weight for node in nodes))
 
@@ -133,8 +132,7 @@ class RingHash(_Consistent):
 
     def __init__(self, bound: float | None = None, points: int = 100) -> None:
         super().__init__(bound)
-        if not points >= 1:
-            raise ConfigurationError(f"RingHash: points is {points!r}; give a whole number, at least 1")
+        require_int("RingHash: points", points, 1)
         self.points: int = points
         self._ring: list[int] = []
         self._owners: dict[int, Node] = {}

@@ -41,7 +41,7 @@ class Filter(Wrapper):
 
     def __init__(self, inner: str | Callable[[], Policy], fallback: str | Mapping[str, str] = "any") -> None:
         super().__init__(inner)
-        if isinstance(fallback, str) and fallback not in ("any", "fail"):
+        if fallback not in ("any", "fail") and not isinstance(fallback, Mapping):
             raise ConfigurationError(f'Filter: fallback is {fallback!r}; give "any", "fail" or a mapping')
         self.fallback: str | Mapping[str, str] = fallback
         self._fallback = Request() if isinstance(fallback, str) else Request.of(where=fallback)

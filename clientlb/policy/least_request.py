@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from itertools import accumulate
 from math import inf
 
-from clientlb.errors import ConfigurationError
 from clientlb.node import Node
 from clientlb.policy.derived import Derived
+from clientlb.require import require_int
 
 _DRAWS = 4
 """Draws by weight until two different nodes must have come up. One node may have nearly all of the weight."""
@@ -38,8 +38,7 @@ class LeastRequest:
     __slots__ = ("_cumulated", "scan")
 
     def __init__(self, scan: int = 8) -> None:
-        if not scan >= 1:
-            raise ConfigurationError(f"LeastRequest: scan is {scan!r}; give a number of nodes, at least 1")
+        require_int("LeastRequest: scan", scan, 1)
         self.scan: int = scan
         self._cumulated = Derived(_cumulated_weights)
 

@@ -17,10 +17,10 @@ from math import inf, sqrt
 
 from cachetools import LRUCache
 
-from clientlb.errors import ConfigurationError
 from clientlb.node import Node
 from clientlb.policy.draws import Draw, Steps, draws
 from clientlb.policy.youth import Youth, describe
+from clientlb.require import require_number
 
 _UNKNOWN = -inf
 """The score of a node that has not answered yet."""
@@ -92,11 +92,9 @@ class LeastTime:
         slow_start: float = 10.0,
     ) -> None:
         for name, least in (("answers", answers), ("failure_factor", failure_factor)):
-            if not least >= 1:
-                raise ConfigurationError(f"LeastTime: {name} is {least!r}; give at least 1")
+            require_number(f"LeastTime: {name}", least, at_least=1)
         for name, seconds in (("decay", decay), ("retry_after", retry_after)):
-            if not seconds > 0:
-                raise ConfigurationError(f"LeastTime: {name} is {seconds!r}; give seconds above 0")
+            require_number(f"LeastTime: {name}", seconds, above=0)
         self.answers: float = answers
         self.decay: float = decay
         self.retry_after: float = retry_after

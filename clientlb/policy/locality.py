@@ -21,6 +21,7 @@ from clientlb.node import Node
 from clientlb.policy.base import Policy, Request
 from clientlb.policy.derived import Derived
 from clientlb.policy.wrapper import Wrapper
+from clientlb.require import require_number
 
 
 class Locality(Wrapper):
@@ -48,16 +49,25 @@ class Locality(Wrapper):
         overprovision: float = 1.4,
     ) -> None:
         super().__init__(inner)
-        if not overprovision >= 1:
-            raise ConfigurationError(f"Locality: overprovision is {overprovision!r}; give at least 1")
-        if clients is not None and (not clients.get(zone, 0) > 0 or min(clients.values()) < 0):
-            raise ConfigurationError(
-                f"Locality: clients is {dict(clients)!r}; give numbers of clients, above 0 for the own zone {zone!r}"
-            )
+        if not isinstance(zone, str) or not zone:  # of a variable that is not set, most likely
+            raise ConfigurationError(f"Locality: zone is {zone!r}; give the name of the zone that this client is in")
+        require_number("Locality: overprovision", overprovision, at_least=1)
+        if clients is not None:
+            self._require_clients(clients, zone)
         self.zone: str = zone
         self.clients: Mapping[str, float] | None = clients
         self.overprovision: float = overprovision
         self._routes = Derived(self._route)
+
+    @staticmethod
+    def _require_clients(clients: object, zone: str) -> None:
+        if not isinstance(clients, Mapping) or zone not in clients:
+            raise ConfigurationError(
+                f"Locality: clients is {clients!r}; give numbers of clients by zone, the own zone {zone!r} among them"
+            )
+        for name, number in clients.items():
+            require_number(f"Locality: clients of zone {name!r}", number, at_least=0)
+        require_number(f"Locality: clients of the own zone {zone!r}", clients[zone], above=0)
 
     def narrow(self, request: Request, nodes: Sequence[Node], rng: random.Random) -> Sequence[Node]:
         """The endpoints of one zone: the own one, or sometimes another."""

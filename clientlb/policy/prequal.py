@@ -26,6 +26,7 @@ from typing import Protocol
 from clientlb.errors import ConfigurationError
 from clientlb.node import Node
 from clientlb.policy.derived import Derived
+from clientlb.require import require_int, require_number
 
 _LEAST = 2
 """Answers in the pool, below which a call goes anywhere."""
@@ -102,15 +103,13 @@ class Prequal:
         quantile: float = 2**-0.25,
         expiry: float = 1.0,
     ) -> None:
-        for name, value, fits, right in (
-            ("pool", pool, pool >= _LEAST, f"at least {_LEAST}"),
-            ("probes", probes, probes > 0, "a number above 0"),
-            ("removals", removals, removals >= 0, "at least 0"),
-            ("quantile", quantile, 0 <= quantile <= 1, "a number from 0 to 1"),
-            ("expiry", expiry, expiry > 0, "seconds above 0"),
-        ):
-            if not fits:
-                raise ConfigurationError(f"Prequal: {name} is {value!r}; give {right}")
+        if not callable(getattr(probe, "ask", None)):
+            raise ConfigurationError(f"Prequal: probe is {probe!r}; give a Probe, such as clientlb.probing.HttpProbe()")
+        require_int("Prequal: pool", pool, _LEAST)
+        require_number("Prequal: probes", probes, above=0)
+        require_number("Prequal: removals", removals, at_least=0)
+        require_number("Prequal: quantile", quantile, at_least=0, at_most=1)
+        require_number("Prequal: expiry", expiry, above=0)
         self.pool: int = pool
         self.probes: float = probes
         self.removals: float = removals

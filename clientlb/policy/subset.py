@@ -21,6 +21,7 @@ from clientlb.policy.base import Policy, Request
 from clientlb.policy.derived import Derived
 from clientlb.policy.hashing import hash_of, hash_of_endpoint, mix
 from clientlb.policy.wrapper import Wrapper
+from clientlb.require import require_int
 
 
 class Subset(Wrapper):
@@ -42,8 +43,7 @@ class Subset(Wrapper):
 
     def __init__(self, inner: str | Callable[[], Policy], size: int = 20, client: str | None = None) -> None:
         super().__init__(inner)
-        if not size >= 1:
-            raise ConfigurationError(f"Subset: size is {size!r}; give a number of endpoints, at least 1")
+        require_int("Subset: size", size, 1)
         self.size: int = size
         self._client: int | None = None if client is None else hash_of(client)
         self._subsets = Derived(self._subset)
@@ -90,10 +90,9 @@ class Aperture(Wrapper):
 
     def __init__(self, inner: str | Callable[[], Policy], index: int, count: int, size: int = 12) -> None:
         super().__init__(inner)
-        if not 0 <= index < count:
+        if not isinstance(index, int) or not isinstance(count, int) or not 0 <= index < count:
             raise ConfigurationError(f"Aperture: index {index!r} of {count!r} clients; count from 0 to count - 1")
-        if not size >= 1:
-            raise ConfigurationError(f"Aperture: size is {size!r}; give a number of endpoints, at least 1")
+        require_int("Aperture: size", size, 1)
         self.index: int = index
         self.count: int = count
         self.size: int = size

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from math import inf
 from statistics import fmean, median
 
-from clientlb.errors import ConfigurationError
 from clientlb.node import LoadReport, Node
 from clientlb.policy.derived import Derived
+from clientlb.require import require_number
 
 _HEAVIEST = 65535
 _SPREAD = _HEAVIEST // 2
@@ -103,11 +103,9 @@ class WeightedRoundRobin:
         blackout: float = 10.0,
         expiry: float = 180.0,
     ) -> None:
-        if not update_every > 0:
-            raise ConfigurationError(f"WeightedRoundRobin: update_every is {update_every!r}; give seconds above 0")
+        require_number("WeightedRoundRobin: update_every", update_every, above=0)
         for name, value in (("error_penalty", error_penalty), ("blackout", blackout), ("expiry", expiry)):
-            if not value >= 0:
-                raise ConfigurationError(f"WeightedRoundRobin: {name} is {value!r}; give at least 0")
+            require_number(f"WeightedRoundRobin: {name}", value, at_least=0)
         self.error_penalty: float = error_penalty
         self.update_every: float = update_every
         self.blackout: float = blackout

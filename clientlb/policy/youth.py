@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import inf
 
-from clientlb.errors import ConfigurationError
 from clientlb.node import Node
+from clientlb.require import require_number
 
 _LEAST = 0.1
 """The least part of its weight that a server has (Envoy's `min_weight_percent`)."""
@@ -41,10 +41,8 @@ class Youth:
     __slots__ = ("_aggression", "_factors", "_window")
 
     def __init__(self, window: float, aggression: float = 1.0) -> None:
-        if not 0 <= window < inf:
-            raise ConfigurationError(f"slow start: the window is {window!r}; give seconds, or 0 for none")
-        if not 0 < aggression < inf:
-            raise ConfigurationError(f"slow start: aggression is {aggression!r}; give a number above 0")
+        require_number("slow start: window", window, at_least=0)
+        require_number("slow start: aggression", aggression, above=0)
         self._window = window
         self._aggression = aggression
         self._factors: dict[Node, float] = {}  # of the young

@@ -366,3 +366,33 @@ def test_a_variable_may_be_a_whole_table():
 def test_missing_file_is_named(tmp_path):
     with pytest.raises(ConfigurationError, match=r"options file .*nowhere\.toml"):
         load_options(tmp_path / "nowhere.toml", environ={})
+
+
+def test_false_turns_off_for_one_service_what_the_default_turns_on(tmp_path):
+    path = tmp_path / "clientlb.toml"
+    path.write_text(
+        """
+        [default]
+        deadline = 2.0
+        attempt_timeout = 0.5
+        deadline_header = "X-Ms"
+        throttle = {}
+        journal = {}
+        retry.hedge = {}
+        [services.orders]
+        deadline = false
+        attempt_timeout = false
+        deadline_header = false
+        throttle = false
+        journal = false
+        retry.hedge = false
+        """
+    )
+    options = load_options(path, {})
+    assert options["orders"] == dataclasses.replace(Options(), retry=options["orders"].retry)
+    assert options["orders"].retry.hedge is None
+    assert options["*"].retry.hedge is not None
+    assert options["*"].throttle is not None
+    assert load_options(path, {"CLIENTLB_THROTTLE": "false"})["*"].throttle is None
+    with pytest.raises(ConfigurationError, match=r"default\.retry is False; give a table"):
+        load_options(path, {"CLIENTLB_RETRY": "false"})

@@ -1,12 +1,26 @@
 """Keys and filters from the call to the policy, through the balancer."""
 
+import re
 from functools import partial
 
 import pytest
 
 from clientlb import ConfigurationError, Endpoint, HealthOptions, NoEndpointsError, Options, Outcome
 from clientlb.balancer import Balancer
-from clientlb.policy import Filter, Request, WeightedRoundRobin
+from clientlb.policy import (
+    Aperture,
+    Filter,
+    LeastRequest,
+    LeastTime,
+    Locality,
+    Prequal,
+    Rendezvous,
+    Request,
+    RingHash,
+    SlowStart,
+    Subset,
+    WeightedRoundRobin,
+)
 
 
 def fleet(count, **described):
@@ -89,7 +103,7 @@ def test_an_endpoint_that_nobody_asks_for_is_in_nobody_elses_way():
 
 def test_a_strict_filter_fails_and_leaves_nothing_in_flight():
     service = balancer(partial(Filter, "p2c", "fail"), fleet(4))
-    with pytest.raises(NoEndpointsError, match="shard=7"):
+    with pytest.raises(NoEndpointsError, match="service 'orders': none of 4 endpoints has shard=7"):
         service.pick(where={"shard": "7"})
     assert all(node.in_flight == 0 for node in service.nodes)
 
@@ -97,6 +111,41 @@ def test_a_strict_filter_fails_and_leaves_nothing_in_flight():
 def test_a_filter_is_refused_by_a_policy_without_one():
     with pytest.raises(ConfigurationError, match="wrap it in Filter"):
         balancer("least_time", fleet(2)).pick(where={"shard": "1"})
+
+
+@pytest.mark.parametrize(
+    ("policy", "text"),
+    [
+        (partial(Subset, "p2c", size="20"), "Subset: size is '20'; give a whole number, at least 1"),
+        (partial(Aperture, "p2c", 0, "3"), "Aperture: index 0 of '3' clients; count from 0 to count - 1"),
+        (partial(Aperture, "p2c", 3, 3), "Aperture: index 3 of 3 clients; count from 0 to count - 1"),
+        (partial(Locality, "p2c", None), "Locality: zone is None; give the name of the zone that this client is in"),
+        (partial(Locality, "p2c", "a", overprovision="2"), "Locality: overprovision is '2'; give a number at least 1"),
+        (partial(Locality, "p2c", "a", 3), "Locality: clients is 3; give numbers of clients by zone, the own zone 'a'"),
+        (partial(Locality, "p2c", "a", {"b": 1}), "Locality: clients is {'b': 1}; give numbers of clients by zone"),
+        (partial(Locality, "p2c", "a", {"a": 0}), "Locality: clients of the own zone 'a' is 0; give a number above 0"),
+        (partial(Rendezvous, "1.25"), "Rendezvous: bound is '1.25'; give a number above 1"),
+        (partial(RingHash, points=0.5), "RingHash: points is 0.5; give a whole number, at least 1"),
+        (partial(LeastTime, decay="5"), "LeastTime: decay is '5'; give a number above 0"),
+        (partial(LeastRequest, None), "LeastRequest: scan is None; give a whole number, at least 1"),
+        (partial(WeightedRoundRobin, expiry="3"), "WeightedRoundRobin: expiry is '3'; give a number at least 0"),
+        (partial(SlowStart, "p2c", "10"), "slow start: window is '10'; give a number at least 0"),
+        (partial(Prequal, 3), "Prequal: probe is 3; give a Probe, such as clientlb.probing.HttpProbe()"),
+        (partial(Filter, "p2c", 3), "Filter: fallback is 3; give"),
+        (lambda: 3, "made 3; give a callable that makes a Policy"),
+    ],
+    ids=range(17),
+)
+def test_a_policy_that_cannot_be_made_is_refused_by_the_name_of_its_service(policy, text):
+    with pytest.raises(ConfigurationError, match=re.escape(text)) as caught:
+        Balancer("orders", Options(policy=policy))
+    assert str(caught.value).startswith("service 'orders': ")
+
+
+@pytest.mark.parametrize("asked", [{"key": 1.5}, {"where": 3}, {"where": {"shard": "1"}}], ids=repr)
+def test_what_a_call_may_not_ask_is_refused_by_the_name_of_its_service(asked):
+    with pytest.raises(ConfigurationError, match=r"^service 'orders': (the call has|the key|where)"):
+        balancer("least_time", fleet(2)).pick(**asked)
 
 
 def test_news_of_metadata_and_weights_reach_a_policy_that_remembers():
