@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from clientlb.aio import AsyncWaiters
 
-_SPARE_AFTER = 0.3
+SPARE_AFTER = 0.3
 """Seconds that a call waits for the registry before a list of an earlier time has to do. A local registry answers in
 30 ms, and nobody waits gladly for a call that could be made."""
 
@@ -39,7 +39,7 @@ class Arrival:
 
     def wait(self, timeout: float) -> bool:
         """Block until a list of endpoints has arrived, at most `timeout` seconds."""
-        patience = min(timeout, _SPARE_AFTER)
+        patience = min(timeout, SPARE_AFTER)
         if self._event.wait(patience):
             return True
         self._want_spare()
@@ -48,7 +48,7 @@ class Arrival:
     async def wait_async(self, timeout: float) -> bool:
         """The same for a coroutine; blocks no event loop."""
         arrived = self._event.is_set
-        patience = min(timeout, _SPARE_AFTER)
+        patience = min(timeout, SPARE_AFTER)
         if not arrived():
             await self._waiters.wait(arrived, patience)
         if not arrived():

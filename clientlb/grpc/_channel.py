@@ -15,6 +15,7 @@ from typing import Any
 
 import grpc
 
+from clientlb.arrival import SPARE_AFTER
 from clientlb.call import FOREVER
 from clientlb.endpoint import Endpoint
 from clientlb.errors import ClosedError
@@ -153,12 +154,16 @@ class Channel(ServiceChannel, grpc.Channel):
         """Call `resume` after so many seconds, or as soon as there are endpoints."""
         with self._lock:
             self._paused[call] = resume if for_endpoints else None
-        if seconds < FOREVER:
-            self._later.run(seconds, resume)
         if self._closed:
             call.cancel()
-        elif for_endpoints and self._balancer.nodes:  # they came meanwhile
-            resume()
+            return
+        if seconds < FOREVER:
+            self._later.run(seconds, resume)
+        if for_endpoints:
+            if self._balancer.nodes:  # they came meanwhile
+                resume()
+            else:
+                self._later.run(SPARE_AFTER, functools.partial(self._balancer.wait, 0.0))
 
     def after(self, seconds: float, function: Callable[[], None]) -> None:
         """Call a function after so many seconds."""

@@ -20,11 +20,11 @@ class Later:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._planned: list[tuple[float, int, Callable[[], None]]] = []
+        self._planned: list[tuple[float, int, Callable[[], object]]] = []
         self._count = itertools.count()  # functions cannot be compared, so no two plans may be equal before them
         self._thread: threading.Thread | None = None
 
-    def run(self, seconds: float, function: Callable[[], None]) -> None:
+    def run(self, seconds: float, function: Callable[[], object]) -> None:
         """Run `function` after `seconds`."""
         with self._changed:
             heapq.heappush(self._planned, (time.monotonic() + seconds, next(self._count), function))

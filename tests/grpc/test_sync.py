@@ -11,6 +11,7 @@ import pytest
 
 import clientlb
 import clientlb.grpc
+from clientlb.discovery.snapshot import SnapshotFiles
 from clientlb.testing import ManualDiscovery
 from tests.grpc.caller import answered_by_all
 from tests.servers.process import wait_until
@@ -287,6 +288,19 @@ def test_close_cancels_what_waits_for_endpoints(discovery, services, stub_class,
         channel.close()
         for call in calls:
             assert call.exception(5).code() is grpc.StatusCode.CANCELLED
+
+
+def test_who_does_not_block_gets_the_list_of_an_earlier_time_too(tmp_path, stub_class, pb, pair):
+    files = SnapshotFiles(tmp_path, str(ManualDiscovery()))
+    files.save("orders", (clientlb.Endpoint("127.0.0.1", pair[0].port),))
+    for form in ("future", "stream"):
+        with (
+            clientlb.Services(ManualDiscovery(), snapshots=tmp_path) as services,  # it says nothing
+            clientlb.grpc.channel("orders", services) as channel,
+        ):
+            orders = stub_class(channel)
+            call = orders.Get.future(pb.Request()) if form == "future" else orders.List(pb.Request(count=1))
+            assert (call.result(10) if form == "future" else next(call)).port == pair[0].port
 
 
 def test_closed_services_refuse(connect, services, pb):
