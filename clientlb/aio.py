@@ -65,7 +65,8 @@ async def cancelled(
         for task in tasks:
             if isinstance(task, _TrioTask):
                 await task.ended.wait()
-            if discard is not None and (succeeded := _result_of(task)):
+            succeeded = _result_of(task)  # else asyncio complains that nobody looked at its error
+            if discard is not None and succeeded is not None:
                 await discard(*succeeded)
 
 

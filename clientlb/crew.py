@@ -86,8 +86,12 @@ class Crew:
             self._waiting.append(errand)
             if len(self._waiting) > self._idle:
                 thread = threading.Thread(target=self._work, name="clientlb-hedge", daemon=True)
-                self._threads.add(thread)
-                thread.start()
+                try:
+                    thread.start()
+                except BaseException:  # the system has no more of them
+                    self._waiting.remove(errand)
+                    raise
+                self._threads.add(thread)  # which waits for the lock
             else:
                 self._changed.notify()
         return errand

@@ -1,6 +1,7 @@
 """Hedging of decorated functions: threads for functions, tasks for coroutines, and nothing that is left behind."""
 
 import asyncio
+import gc
 import threading
 import time
 
@@ -97,6 +98,44 @@ async def test_a_slow_coroutine_is_overtaken_and_cancelled(services):
     assert await ask() == "fast"
     assert cancelled == asked[:1]
     assert len(asyncio.all_tasks()) == 1
+
+
+async def test_what_the_overtaken_one_raises_at_its_end_is_no_complaint_of_asyncio(services):
+    complaints, asked = [], []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: complaints.append(context))
+
+    @services.balanced("orders", idempotent=True)
+    async def ask(endpoint):
+        asked.append(endpoint)
+        if len(asked) == 1:
+            try:
+                await asyncio.sleep(30)
+            except asyncio.CancelledError:
+                raise OSError("it could not be closed") from None
+        return "fast"
+
+    assert await ask() == "fast"
+    gc.collect()
+    assert complaints == []
+
+
+def test_a_thread_that_cannot_be_started_leaves_nothing_behind(services, monkeypatch):
+    asked = []
+
+    @services.balanced("orders", idempotent=True)
+    def ask(endpoint):
+        asked.append(endpoint)
+        return "answer"
+
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="can't start"):
+            ask()
+    assert ask() == "answer"
+    assert len(asked) == 1, "the call that could not be made is not made later"
 
 
 async def test_a_caller_that_is_cancelled_leaves_no_attempt_behind(services):
