@@ -522,10 +522,12 @@ class Balancer:
         try:
             pick = try_pick(retrying.to_avoid(tried, avoid), False)
         except (ClosedError, NoEndpointsError):  # the attempt that runs is still good
-            return None
+            pick = None
         if pick is not None and pick.node in tried:  # nobody else fits, or the others have just left
             pick.release(_IGNORED)
-            return None
+            pick = None
+        if pick is None:
+            retrying.give_back()
         return pick
 
     def supersede(self, pick: Pick, now: float) -> None:

@@ -63,6 +63,11 @@ class Retrying:
         with self._roster.lock:
             return self.budget.withdraw(now)
 
+    def give_back(self) -> None:
+        """Put one retry back into the budget, which was taken for an attempt that was not made."""
+        with self._roster.lock:
+            self.budget.give_back()
+
     def hedge_delay(self, hedge: HedgeOptions, now: float) -> float | None:
         """After how many seconds an attempt is late; None while too little is known to say so."""
         if hedge.delay is not None:

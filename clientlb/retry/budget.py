@@ -74,3 +74,7 @@ class RetryBudget:
             return False
         self._retries += 1
         return True
+
+    def give_back(self) -> None:
+        """Put back what was just taken: there was nobody to be tried."""
+        self._retries -= 1

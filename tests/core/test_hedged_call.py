@@ -2,6 +2,7 @@
 rest. Nothing here waits: the clock is turned by hand."""
 
 import random
+from functools import partial
 
 import pytest
 
@@ -20,6 +21,7 @@ from clientlb import (
 )
 from clientlb.call import LATE, Attempt, Await, Ended, Sleep, call
 from clientlb.outcome import SUCCEEDED
+from clientlb.policy import Filter, Request
 from clientlb.retry.policy import Refusal
 from clientlb.testing import FakeClock
 
@@ -29,13 +31,12 @@ BROKEN = Verdict(Outcome.FAILURE, "500")
 
 
 class Bench:
-    def __init__(self, endpoints=3, hedge=None, **retry):
+    def __init__(self, endpoints=3, hedge=None, policy="least_time", **retry):
         self.clock = FakeClock()
         self.events = []
         retry = RetryOptions(hedge=hedge or HedgeOptions(delay=0.1), **retry)
-        self.balancer = Balancer(
-            "orders", Options(retry=retry), emit=self.events.append, clock=self.clock, rng=random.Random(1)
-        )
+        options = Options(policy=policy, retry=retry)
+        self.balancer = Balancer("orders", options, emit=self.events.append, clock=self.clock, rng=random.Random(1))
         self.balancer.update(
             each if isinstance(each, Endpoint) else Endpoint("h", each)
             for each in (range(1, endpoints + 1) if isinstance(endpoints, int) else endpoints)
@@ -211,6 +212,22 @@ def test_hedges_and_retries_share_the_budget():
     assert second.trace.refusal is Refusal.OUT_OF_BUDGET
     second.pick.release()
     assert bench.in_flight == 0
+
+
+def test_a_hedge_that_nobody_fits_costs_no_budget():
+    bench = Bench([Endpoint("h", 1, version="1"), Endpoint("h", 2, version="2")], policy=partial(Filter, "p2c", "fail"))
+    for _ in range(100):
+        steps = bench.call(request=Request.of(where={"version": "1"}))
+        first = next(steps)
+        bench.clock.advance(0.001)
+        assert type(steps.send(LATE)) is Await
+        assert steps.send(Ended(first, SUCCEEDED)) is None
+        first.pick.release()
+    assert bench.in_flight == bench.balancer.stats().hedges == 0
+    steps = bench.call()
+    next(steps)
+    assert type(steps.send(LATE)) is Attempt, "the budget is untouched"
+    steps.close()
 
 
 def test_a_list_that_became_empty_leaves_the_attempt_that_runs():
