@@ -4,11 +4,11 @@ A random number costs as much as the comparison of two nodes. So what is random 
 which the nodes come first, and steps from there to the others of a draw.
 
 Thousands of nodes do not fit into the caches of the processor, and to wait for the memory costs more than all that a
-pick computes. So there two are drawn instead of four, and a draw compares a node that has not come first for long with
-one that came first some hundred picks before and is still in the cache. The order goes through the list in laps of some
-thirty wide steps, each lap one node further than the last, until everybody has come first once. So neighbours in the
-list, which may share a machine, come first a lap apart, and are never compared with each other. The next round has
-another width.
+pick computes. So there two are drawn instead of four, and the first ones are near each other in the memory: the order
+goes through the list in laps of some thirty wide steps, each lap one node further than the last, until everybody has
+come first once. So neighbours in the list, which may share a machine, come first a lap apart. The next round has
+another width. The second one is any other. One that is still in the cache would cost less, but would often still have
+the call that it was drawn for before.
 """
 
 from __future__ import annotations
@@ -31,9 +31,6 @@ that calls so rarely that nothing is ever fresh."""
 _LAP = (24, 40)
 """Draws of a lap among thousands, at least and at most. Of more, the places in memory at which the laps go on would not
 stay in the caches; of fewer, neighbours would get their calls at nearly the same time."""
-_LAPS = 16
-"""Laps back to which a node is compared with those before it: what stays in the caches. Of fewer, the second node would
-mostly still have the call that it was drawn for before."""
 
 Steps: TypeAlias = tuple[int, int, int]
 """How far the second, the third and the fourth node of a draw are from the first one. 0 for the second means to look
@@ -72,17 +69,11 @@ def _round(count: int, rng: random.Random) -> Iterator[Draw]:
     width = count // lap
     began = rng.randrange(width)
     laps = map(range, chain(range(began, width), range(began)), repeat(count), repeat(width))
-    return zip(chain.from_iterable(laps), cycle(_steps_back(count, lap, rng)), strict=False)
-
-
-def _steps_back(count: int, lap: int, rng: random.Random) -> list[Steps]:
-    """The steps of some draws to nodes that came first up to so many laps before."""
-    width = count // lap
-    made: list[Steps] = []
-    for number in range(_pattern(count)):
-        step, other = (rng.randrange(1, lap) * width + rng.randrange(_LAPS) for _ in range(2))
-        made.append((0, step, other) if number % _LOOK_EVERY == 0 else (step, 0, 0))
-    return made
+    steps = [(rng.randrange(1, count), 0, 0) for _ in range(_pattern(count))]
+    for number in range(0, len(steps), _LOOK_EVERY):
+        one, other = rng.sample(range(1, count), 2)
+        steps[number] = (0, one, other)
+    return zip(chain.from_iterable(laps), cycle(steps), strict=False)
 
 
 def _pattern(count: int) -> int:

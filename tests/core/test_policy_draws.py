@@ -37,9 +37,8 @@ def test_in_a_round_each_of_thousands_comes_first_once(count):
 @pytest.mark.parametrize("count", THOUSANDS)
 def test_no_draw_leaves_the_list_or_compares_a_node_with_itself(count):
     for first, steps in draws(count, random.Random(3)):
-        looks = not steps[0]
         assert all(-count <= first - step < count for step in steps)
-        assert len(compared(count, first, steps)) == (3 if looks and steps[1] != steps[2] else 2)
+        assert len(compared(count, first, steps)) == (2 if steps[0] else 3)
 
 
 @pytest.mark.parametrize("count", [MANY, 2_003])
@@ -59,11 +58,8 @@ def test_a_node_meets_hundreds_of_others():
 
 
 @pytest.mark.parametrize("count", THOUSANDS)
-def test_neighbours_are_not_compared_and_do_not_come_first_one_after_the_other(count):
-    made = [draw for draw in draws(count, random.Random(6)) if draw[1][0]]
-    near = [steps[0] for _, steps in made if min(steps[0], count - steps[0]) < 10]
-    assert not near
-    firsts = [first for first, _ in made]
+def test_neighbours_do_not_come_first_one_after_the_other(count):
+    firsts = [first for first, _ in draws(count, random.Random(6))]
     assert all(abs(one - two) >= 10 for one, two in pairwise(firsts))
 
 
