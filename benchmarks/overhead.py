@@ -49,7 +49,7 @@ ANCHORS = {
     "grpc": "1.00-1.01: prototype",
 }
 
-TARGETS = {"httpx": 1.05, "httpx2": 1.05, "grpc": 1.02}
+TARGET = 1.02
 
 Slice = Callable[[], float]
 """Makes CALLS calls; gives microseconds per call."""
@@ -140,7 +140,7 @@ def compare(report: common.Report, kind: str, sides: Any, rounds: int, servers: 
         common.refuse(f"{kind}: of {made} calls {counted.calls} were balanced and {counted.failures} failed")
     differences = [mine - other for mine, other in zip(measured["ours"], measured["bare"], strict=True)]
     protocol = kind.partition(".")[0]
-    report.add_ratio(kind, measured["ours"], measured["bare"], target=TARGETS[protocol], anchor=ANCHORS[protocol])
+    report.add_ratio(kind, measured["ours"], measured["bare"], target=TARGET, anchor=ANCHORS[protocol])
     report.add(f"{kind}.bare_us", statistics.median(measured["bare"]))
     report.add(f"{kind}.added_us", statistics.median(differences))
 
