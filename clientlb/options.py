@@ -112,7 +112,7 @@ class HedgeOptions:
         percentile: The second attempt starts when the first one has taken longer than this share of the service's
             attempts in the last 10 to 20 seconds (default 0.95: one call in twenty is hedged).
         delay: Seconds after which it starts, in place of the percentile (default None).
-        at_most: Second attempts of one call, each after as long again (default 1).
+        at_most: Second attempts beside one attempt, each after as long again (default 1). A retry may have as many.
         least: Shortest time in seconds before a second attempt (default 0.001, as in Finagle).
         enough: Attempts that the percentile needs; with fewer nothing is hedged (default 100).
     """
