@@ -270,8 +270,10 @@ class Balancer:
         nodes = self._candidates(exclude) if probe is None else (probe,)
         if not nodes:
             return None
-        rng = self.rng
-        node = self._choose(nodes, now, rng) if request is None else self._choose_for(request, nodes, now, rng)
+        if request is None:
+            node = self._choose(nodes, now, self.rng)
+        else:
+            node = self._choose_asked(request, nodes, exclude, now)
         pick = pick_of(self, node, now)
         node.in_flight += 1
         if not exclude:
@@ -280,6 +282,17 @@ class Balancer:
             roster.judge.lease(probe, pick, now)
             roster.sort_by_health()
         return pick
+
+    def _choose_asked(self, request: Request, nodes: tuple[Node, ...], exclude: Collection[Node], now: float) -> Node:
+        """Choose for a call that asks. Who is ejected or was tried is better than nobody, as for any other call."""
+        try:
+            return self._choose_for(request, nodes, now, self.rng)
+        except NoEndpointsError:
+            matching = tuple(node for node in self._roster.nodes if request.matches(node.endpoint))
+            if not matching:
+                raise
+            untried = tuple(node for node in matching if node not in exclude)
+            return self._choose_for(request, untried or matching, now, self.rng)
 
     def _candidates(self, exclude: Collection[Node]) -> tuple[Node, ...]:
         """The nodes to choose from, in this order: healthy and untried, untried, healthy, anybody."""

@@ -31,7 +31,7 @@ class Filter(Wrapper):
         inner: The policy within: a name, or a callable that makes a `Policy`.
         fallback: What happens if no healthy and untried endpoint matches. `"any"` (default): all are candidates, so the
             filter is a preference. A mapping, such as `{"stage": "stable"}`: those that match it, or else all.
-            `"fail"`: the call fails.
+            `"fail"`: one that matches is used although it is ejected or was tried; if none matches, the call fails.
 
     Raises:
         ConfigurationError: `fallback` is something else.

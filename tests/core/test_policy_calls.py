@@ -108,6 +108,23 @@ def test_a_strict_filter_fails_and_leaves_nothing_in_flight():
     assert all(node.in_flight == 0 for node in service.nodes)
 
 
+def test_a_strict_filter_leaves_who_is_ejected_or_was_tried_rather_than_nobody():
+    service = balancer(partial(Filter, "p2c", "fail"), fleet(4), consecutive_failures=1)
+    wanted, asked = {"shard": "1"}, Request.of(where={"shard": "1"})
+    first = service.try_pick_for(asked)
+    second = service.try_pick_for(asked, [first.node])
+    assert second.node is not first.node
+    third = service.try_pick_for(asked, [first.node, second.node])
+    assert third.node in (first.node, second.node), "a retry goes where the call has been, for there is nobody else"
+    third.release()
+    first.release(Outcome.FAILURE)
+    second.release(Outcome.FAILURE)
+    assert service.stats().healthy == 2
+    with service.pick(where=wanted) as pick:
+        assert pick.endpoint.metadata["shard"] == "1", "no open breaker fails a call"
+    assert all(node.in_flight == 0 for node in service.nodes)
+
+
 def test_a_filter_is_refused_by_a_policy_without_one():
     with pytest.raises(ConfigurationError, match="wrap it in Filter"):
         balancer("least_time", fleet(2)).pick(where={"shard": "1"})
