@@ -59,7 +59,7 @@ class Links(Generic[TransportT]):
 
     Attributes:
         inherited: This is a forked child, and they belong to its parent: whatever began before the fork ends there.
-        closed: `retire_all` was called. What runs ends, and nothing is opened any more.
+        closed: The client is being closed: what ends now ends because of that. After `retire_all` nothing is opened.
     """
 
     def __init__(

@@ -214,6 +214,7 @@ class SyncShell(Shell[SyncTransportT], Generic[AnyRequest, AnyResponse, SyncTran
         """Close every connection. Idempotent."""
         self._stop()
         links = self._links
+        links.closed = True  # how a call ends from now on is our doing
         self._crew.close()  # first: whoever reads from a connection that is closed waits on, and can no longer be cut
         links.retire_all()
         close_retired(links)

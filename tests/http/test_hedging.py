@@ -306,6 +306,7 @@ def closing_ends_every_attempt(kind: Kind, start: Start) -> None:
         assert [type(error) for error in errors] in ([kind.library.ReadError], [clientlb.ClosedError])
         assert threads() == []
         wait_until(lambda: hung_up(a) == hung_up(b) == 1, what="both servers see that the client has hung up")
+        assert failures(services) == 0
 
 
 @pytest.mark.parametrize("flavour", ["httpx", "httpx2"])
