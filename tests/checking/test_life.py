@@ -215,5 +215,6 @@ def test_a_process_that_just_exits_does_so_quietly(serve: Make) -> None:
         text=True,
         timeout=60,
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    said = [line for line in done.stderr.splitlines() if not line.startswith("Executing <")]  # on a slow machine
+    assert (done.returncode, done.stdout, said) == (0, "", [])
     assert server.tell("seen")["count"] > 1
