@@ -30,7 +30,7 @@ from clientlb.options import CallKey, Where
 from clientlb.services import Services
 
 _GLANCE = 0.5
-"""Seconds after which a call that waits for endpoints looks whether its channel was closed."""
+"""Seconds after which a call that waits for endpoints looks whether its channel or `Services` were closed."""
 
 
 class Channel(ServiceChannel, grpc.Channel):
@@ -163,7 +163,18 @@ class Channel(ServiceChannel, grpc.Channel):
             if self._balancer.nodes:  # they came meanwhile
                 resume()
             else:
-                self._later.run(SPARE_AFTER, functools.partial(self._balancer.wait, 0.0))
+                self._later.run(SPARE_AFTER, functools.partial(self._glance, call))
+
+    def _glance(self, call: Any) -> None:
+        """A list of an earlier time has to do by now. And nobody tells when the `Services` are closed."""
+        with self._lock:
+            resume = self._paused.get(call)
+        if resume is None:
+            return
+        if self._balancer.wait(0.0):
+            resume()
+        else:
+            self._later.run(_GLANCE, functools.partial(self._glance, call))
 
     def after(self, seconds: float, function: Callable[[], None]) -> None:
         """Call a function after so many seconds."""

@@ -303,6 +303,16 @@ def test_who_does_not_block_gets_the_list_of_an_earlier_time_too(tmp_path, stub_
             assert (call.result(10) if form == "future" else next(call)).port == pair[0].port
 
 
+def test_closing_the_services_ends_what_waits_for_endpoints(discovery, services, connect, pb):
+    discovery.set("orders", [])
+    orders = connect()
+    future = orders.Get.future(pb.Request(), timeout=10, wait_for_ready=True)
+    with pytest.raises(grpc.FutureTimeoutError):
+        future.result(0.1)
+    services.close()
+    assert isinstance(future.exception(5), clientlb.ClosedError)
+
+
 def test_closed_services_refuse(connect, services, pb):
     orders = connect()
     services.close()
