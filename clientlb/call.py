@@ -32,7 +32,7 @@ from clientlb.backoff import RetryState
 from clientlb.balancer import Balancer
 from clientlb.deadlines import shortest
 from clientlb.endpoint import Endpoint
-from clientlb.errors import DeadlineExceededError, ThrottledError
+from clientlb.errors import ConfigurationError, DeadlineExceededError, ThrottledError, of_service
 from clientlb.options import CallKey, CallOptions, RetryOptions, Where
 from clientlb.outcome import Cause, Outcome, Verdict
 from clientlb.pick import Pick, TriedNodes
@@ -197,20 +197,27 @@ class Trace:
         return f"<Trace {self}>"
 
 
-def asked(key: CallKey | None, where: Where | None) -> Request | None:
-    """What a call says about itself; None when that is nothing, which costs nothing.
+def asked(service: str, key: CallKey | None, where: Where | None) -> Request | None:
+    """What a call to a service says about itself; None when that is nothing, which costs nothing.
 
     Raises:
         ConfigurationError: One of them is of the wrong kind.
     """
-    return None if key is None and where is None else Request.of(key, where)
+    if key is None and where is None:
+        return None
+    try:
+        return Request.of(key, where)
+    except ConfigurationError as error:
+        raise of_service(service, error) from None
 
 
 Asking: TypeAlias = Callable[..., Request | None]
 
 
 def asking(
-    key: CallKey | Callable[..., CallKey | None] | None, where: Where | Callable[..., Where | None] | None
+    service: str,
+    key: CallKey | Callable[..., CallKey | None] | None,
+    where: Where | Callable[..., Where | None] | None,
 ) -> Asking | None:
     """What says for each call what it asks for: a key, a filter, or callables that are given what is known of the call.
 
@@ -220,12 +227,14 @@ def asking(
         ConfigurationError: One of them is of the wrong kind.
     """
     if not callable(key) and not callable(where):
-        always = asked(key, where)
+        always = asked(service, key, where)
         return None if always is None else lambda *args, **kwargs: always
 
     def ask(*args: object, **kwargs: object) -> Request | None:
         return asked(
-            key(*args, **kwargs) if callable(key) else key, where(*args, **kwargs) if callable(where) else where
+            service,
+            key(*args, **kwargs) if callable(key) else key,
+            where(*args, **kwargs) if callable(where) else where,
         )
 
     return ask

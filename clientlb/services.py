@@ -181,9 +181,9 @@ class Services:
             options = CallOptions(
                 idempotent=idempotent, retry=retry, deadline=deadline, attempt_timeout=attempt_timeout
             )
-            return balanced(lambda: self[service], options, classify, asking(key, where))
         except ConfigurationError as error:
             raise of_service(service, error) from None
+        return balanced(lambda: self[service], options, classify, asking(service, key, where))
 
     def stats(self) -> dict[str, ServiceStats]:
         """Figures of every service that was used, by name."""

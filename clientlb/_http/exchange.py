@@ -129,7 +129,7 @@ class _Exchange(ABC, Generic[AnyRequest]):
             deadline=self._limits.deadline,
             attempt_timeout=self._limits.attempt_timeout,
             begun=begun,
-            request=None if options is None else asked(options.key, options.where),
+            request=None if options is None else asked(balancer.service, options.key, options.where),
         )
 
     def _succeeded(self, response: Any) -> bool:

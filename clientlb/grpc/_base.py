@@ -52,7 +52,7 @@ class ServiceChannel:
     ) -> None:
         self.service = service
         self.idempotence: Idempotence = Idempotence(idempotent)
-        self.ask: Asking | None = asking(key, where)
+        self.ask: Asking | None = asking(service, key, where)
         self._services = services
         self._balancer = services[service]
         self._credentials = credentials

@@ -193,6 +193,7 @@ class TestCrew:
         crew.close()
 
     def test_it_ends_what_can_be_ended_and_waits_for_that(self):
+        wait_until(lambda: not hedge_threads())  # those of other tests have a second
         crew, ended = Crew(), threading.Event()
         begun = threading.Event()
         future = crew.send(lambda: (begun.set(), ended.wait(30)), ended.set)

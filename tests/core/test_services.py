@@ -320,6 +320,20 @@ class TestKeysOfTheDecorator:
 
         assert len({get() for _ in range(10)}) == 1
 
+    @pytest.mark.parametrize("wrong", [{"key": lambda: 1.5}, {"where": lambda: {"shard": 1}}], ids=["key", "where"])
+    def test_what_is_no_key_and_no_filter_is_refused_by_the_name_of_the_service(self, many, wrong):
+        @many.balanced("carts", **wrong)
+        def load(endpoint):
+            return endpoint
+
+        with pytest.raises(ConfigurationError, match=r"^service 'carts': (the key of a call is a float|where is)"):
+            load()
+        ((name, value),) = wrong.items()
+        with pytest.raises(ConfigurationError, match=r"^service 'carts': (the key of a call is a float|where is)"):
+            many.balanced("carts", **{name: value()})
+        with pytest.raises(ConfigurationError, match=r"^service 'carts': deadline is -1; give a number above 0"):
+            many.balanced("carts", deadline=-1)
+
     def test_a_repeated_call_goes_to_the_next_of_its_key(self, many):
         tried = []
 
