@@ -62,7 +62,7 @@ class Channel(ServiceChannel, grpc.Channel):
 
     def inherited(self) -> Any:
         """In a forked child: what belongs to the parent."""
-        return self.links, self._watch, self._kept, self._paused
+        return self.links, self._watch, self._kept, self._paused, self._retired
 
     def closed_error(self) -> ClosedError:
         """What a call gets after `close`."""
