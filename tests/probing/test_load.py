@@ -4,6 +4,7 @@ import os
 import threading
 
 import pytest
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 from clientlb.probing import Load, LoadEstimate, LoadMeter
 from clientlb.probing.asgi import Probed as ProbedAsgi
@@ -101,9 +102,7 @@ def test_what_is_no_answer_is_refused(body):
 
 
 def test_the_answer_of_grpc_is_a_protobuf_message():
-    pool = pytest.importorskip("google.protobuf.descriptor_pool").DescriptorPool()
-    from google.protobuf import descriptor_pb2, message_factory
-
+    pool = descriptor_pool.DescriptorPool()
     file = descriptor_pb2.FileDescriptorProto(name="load.proto", package="clientlb", syntax="proto2")
     message = file.message_type.add(name="Answer")
     message.field.add(name="in_flight", number=1, type=7, label=1)  # fixed32, optional
