@@ -405,7 +405,7 @@ def _race(
     limits: Limits,
     try_pick: Callable[..., Pick | None],
 ) -> Generator[Step, Answer, Ended]:
-    """Let an attempt run, and others beside it once it is late. The first success wins, or the last failure stands.
+    """Let an attempt run, and others beside it once it is late. The first answer wins, or the last failure stands.
 
     Args:
         balancer: Of the service.
@@ -447,7 +447,7 @@ def _race(
             if not running:
                 return ended
             now = balancer.clock()
-            if ended.verdict.outcome is _SUCCESS:
+            if ended.verdict.outcome is not _RETRYABLE:  # an answer, and another server would give the same
                 for loser in running:
                     trace.attempts.append(Tried(loser.pick.endpoint, "superseded", now - loser.pick.started))
                     loser.pick.supersede(now)
@@ -456,8 +456,7 @@ def _race(
             trace.attempts.append(Tried(pick.endpoint, ended.verdict.reason, now - pick.started))
             pick.release(ended.verdict.outcome, ended.verdict.reason, now, ended.verdict.cause)
             tried.append(pick.node)
-            if ended.verdict.outcome is not _IGNORED:
-                retrying.absorb_failure()
+            retrying.absorb_failure()
             if ended.verdict.cause is _CONNECT:
                 balancer.unreachable(pick.node)
     except BaseException:

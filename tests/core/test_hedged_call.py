@@ -147,16 +147,18 @@ def test_when_both_fail_the_call_is_retried_on_a_third():
     assert (figures.calls, figures.retries, figures.hedges) == (1, 1, 1)
 
 
-def test_a_failure_that_is_none_of_the_others_business_ends_with_the_last_one():
+@pytest.mark.parametrize("answer", [BROKEN, Verdict(Outcome.IGNORED, "ValueError")], ids=["500", "ValueError"])
+def test_what_would_be_the_same_elsewhere_ends_the_call(answer):
     bench = Bench()
     steps = bench.call()
     first = next(steps)
     second = steps.send(LATE)
-    assert steps.send(Ended(first, BROKEN)) == Await()
-    assert steps.send(Ended(second, BROKEN)) is None
-    second.pick.release()
+    assert steps.send(Ended(first, answer)) is None
+    first.pick.release()
     assert bench.in_flight == 0
-    assert bench.balancer.stats().failures == 1, "of two attempts, but one call"
+    assert [tried.reason for tried in first.trace.attempts] == ["superseded", answer.reason]
+    assert first.trace.endpoint == first.pick.endpoint != second.pick.endpoint
+    assert bench.balancer.stats().failures == (answer is BROKEN)
 
 
 def test_several_hedges_if_wanted_each_after_as_long_again():
