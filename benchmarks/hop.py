@@ -7,6 +7,7 @@ ways alternate within a round, each with the same number of calls.
 
     KIND.VIA.p50_ms, .p99_ms          latency of a call; KIND is httpx.sync, .async, grpc.sync or .aio, with @1 or @32
     KIND.VIA.cpu_us                   processor time per call of everything involved: client, proxy and servers
+    KIND.VIA.calls_per_cpu_s          the same the other way round: calls per second of processor time
     KIND.p50_to_best_proxy, .cpu_...  clientlb / the proxy with the best median
 """
 
@@ -189,7 +190,9 @@ def compare(report: common.Report, kind: str, ways: dict[str, Way], rounds: int)
         latencies = [latency for part in each for latency in part.latencies]
         report.add(f"{kind}.{way}.p50_ms", common.percentile(latencies, 50) * 1e3)
         report.add(f"{kind}.{way}.p99_ms", common.percentile(latencies, 99) * 1e3)
-        report.add(f"{kind}.{way}.cpu_us", sum(part.cpu for part in each) * 1e6 / len(latencies))
+        cpu = sum(part.cpu for part in each)
+        report.add(f"{kind}.{way}.cpu_us", cpu * 1e6 / len(latencies))
+        report.add(f"{kind}.{way}.calls_per_cpu_s", len(latencies) / cpu)
     for measure, limit in (("p50", SYNC_HTTP_TARGET if kind == "httpx.sync@1" else 1.0), ("cpu_per_call", 1.0)):
         by_way = {way: [getattr(part, measure) for part in each] for way, each in slices.items()}
         through = [way for way in by_way if way in proxies.PROXIES]

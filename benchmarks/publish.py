@@ -25,7 +25,7 @@ from matplotlib import pyplot
 HERE = Path(__file__).parent
 PAGES = HERE.parent / "docs" / "benchmarks"
 BENCHMARKS = ("overhead", "hop", "slow_server", "pick", "scale", "import_time", "discovery")
-PIVOTED = re.compile(r"(?P<row>.+)\.(?P<way>\w+)\.(?P<measure>p50_ms|p99_ms|p999_ms|cpu_us|failed)")
+PIVOTED = re.compile(r"(?P<row>.+)\.(?P<way>\w+)\.(?P<measure>p50_ms|p99_ms|p999_ms|cpu_us|calls_per_cpu_s|failed)")
 COLOURS = {"clientlb": "#1f77b4", "direct": "#bbbbbb", "haproxy": "#ff7f0e", "nginx": "#2ca02c", "envoy": "#d62728"}
 OTHER_COLOURS = {"round_robin": "#9467bd", "grpc_round_robin": "#8c564b"}
 HEAD = """# Benchmarks

@@ -21,6 +21,7 @@ import grpc
 from clientlb.balancer import Balancer
 from clientlb.endpoint import Endpoint
 from clientlb.errors import ClosedError
+from clientlb.grpc._errors import ChannelClosedError
 from clientlb.health.breaker import State
 from clientlb.node import Node
 from clientlb.outcome import Outcome
@@ -84,6 +85,9 @@ class Links(dict[Node, Link[Channel]]):
         leaving: An endpoint has left and its channel waits for its last call.
     """
 
+    closed_error: type[ClosedError] = ChannelClosedError
+    """What a call gets that comes too late."""
+
     def __init__(
         self,
         balancer: Balancer,
@@ -103,11 +107,11 @@ class Links(dict[Node, Link[Channel]]):
         """Open the channel to an endpoint.
 
         Raises:
-            ClosedError: After `take_all`.
+            ChannelClosedError: After `take_all`.
         """
         with self._lock:
             if self._closed:
-                raise ClosedError("the channel was closed meanwhile")
+                raise self.closed_error("the channel was closed meanwhile")
             link = self.get(node)
             if link is None:
                 first = not self

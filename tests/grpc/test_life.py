@@ -95,6 +95,31 @@ async def test_an_aio_leavers_channel_is_closed_after_its_last_call(aconnect, di
         channel.unary_unary("/shop.Orders/Get")(b"")
 
 
+def test_a_call_that_loses_the_race_with_close_gets_what_a_closed_channel_gives(connect, discovery, pb, pair):
+    discovery.set("orders", [server.address for server in pair])
+    orders = connect()
+    answered = orders.Get(pb.Request()).port
+    links = orders.channel.links
+    (other,) = [node for node in links.balancer.nodes if node.endpoint.port != answered]
+    for channel in links.take_all():
+        channel.close()
+    with pytest.raises(ValueError, match="closed"):
+        links[other]
+
+
+async def test_so_it_does_in_an_event_loop(aconnect, discovery, pb, pair):
+    discovery.set("orders", [pair[0].address])
+    orders = aconnect()
+    await orders.Get(pb.Request())
+    links = orders.channel.links()
+    (node,) = links.balancer.nodes
+    channels = links.take_all()
+    with pytest.raises(grpc.aio.UsageError, match="closed"):
+        links[node]
+    for channel in channels:
+        await channel.close()
+
+
 def test_a_new_endpoint_gets_calls_at_once(connect, discovery, pb, pair):
     discovery.set("orders", [pair[0].address])
     orders = connect()

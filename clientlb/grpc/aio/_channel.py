@@ -47,6 +47,8 @@ class LoopLinks(Links[grpc.aio.Channel]):
         running: Calls that go on by themselves; of streams, what is to be done at the end of their attempts.
     """
 
+    closed_error: type[ClosedError] = AioChannelClosedError
+
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
