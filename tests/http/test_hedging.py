@@ -227,7 +227,7 @@ async def test_an_attempt_that_shakes_hands_is_ended(
         assert {answer.extensions["clientlb"].endpoint.address for answer in answers} == {b.address}
 
 
-@pytest.mark.parametrize(("calls", "secure"), [(1000, False), (200, True)], ids=["http", "https"])
+@pytest.mark.parametrize(("calls", "secure"), [(300, False), (100, True)], ids=["http", "https"])
 async def test_many_calls_leave_nothing_behind(
     kind: Kind, start: Start, certificate: tuple[str, str], trust: ssl.SSLContext, calls: int, secure: bool
 ) -> None:
