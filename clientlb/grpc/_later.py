@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 
 _log = logging.getLogger("clientlb.grpc")
+_PATIENCE = 1.0
 
 
 class Later:
@@ -23,6 +24,7 @@ class Later:
         self._planned: list[tuple[float, int, Callable[[], object]]] = []
         self._count = itertools.count()  # functions cannot be compared, so no two plans may be equal before them
         self._thread: threading.Thread | None = None
+        self._last: threading.Thread | None = None  # may be about to end
 
     def run(self, seconds: float, function: Callable[[], object]) -> None:
         """Run `function` after `seconds`."""
@@ -30,14 +32,21 @@ class Later:
             heapq.heappush(self._planned, (time.monotonic() + seconds, next(self._count), function))
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="clientlb-grpc-later", daemon=True)
+                self._last = self._thread
                 self._thread.start()
             self._changed.notify()
 
     def close(self) -> None:
-        """Forget what is planned; the thread ends."""
+        """Forget what is planned, and wait until the thread has ended, at most a second.
+
+        No longer, since what it does may wait for whoever closes.
+        """
         with self._changed:
             self._planned.clear()
             self._changed.notify()
+            thread = self._last
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(_PATIENCE)
 
     def _work(self) -> None:
         while True:

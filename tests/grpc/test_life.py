@@ -197,10 +197,13 @@ def test_a_channel_that_nobody_holds_hears_nothing_more(services, discovery, pai
 
 def test_nothing_runs_after_close(services, discovery, stub_class, pb, pair, nobody):
     discovery.set("orders", [nobody, pair[0].address])
-    with clientlb.grpc.channel("orders", services) as channel:
-        for _ in range(2):
-            stub_class(channel).Get.future(pb.Request()).result(10)
-    wait_until(lambda: not [thread for thread in threading.enumerate() if thread.name.startswith("clientlb-grpc")])
+    before = set(threading.enumerate())
+    for _ in range(20):
+        with clientlb.grpc.channel("orders", services) as channel:
+            for _ in range(2):
+                stub_class(channel).Get.future(pb.Request()).result(10)
+        left = set(threading.enumerate()) - before
+        assert not [thread for thread in left if thread.name.startswith("clientlb-grpc")]
 
 
 def test_a_forked_child_has_channels_of_its_own(stubs, pair):
