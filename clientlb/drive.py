@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Protocol, TypeVar
 
 from clientlb.aio import sleep
 from clientlb.balancer import Balancer
-from clientlb.call import Attempt, Sleep, Steps
+from clientlb.call import Answer, Attempt, Sleep, Step, Steps
 from clientlb.errors import ClosedError, NotSentError
 from clientlb.outcome import Verdict
 
@@ -53,28 +54,16 @@ def drive(
                     result = send(step)
                 except Exception as error:
                     failed = error
-                    following = steps.send(classify(None, error))
+                    following = after_failure(steps, step, classify(None, error), error)
                     if following is None:
-                        step.pick.release()
-                        add_note(error, step)
                         raise
                 else:
-                    try:
-                        following = steps.send(classify(result, None))
-                    except BaseException:
-                        if discard is not None:
-                            discard(result)
-                        raise
+                    following = after_result(steps, partial(classify, result, None), result, discard)
                     if following is None:
                         return result
-                    if discard is not None:
-                        discard(result)
                 step = following
             else:
-                if type(step) is Sleep:
-                    nap(step.seconds)
-                else:
-                    balancer.wait(step.seconds)  # type: ignore[union-attr]
+                pause(step, balancer)
                 step = next(steps)
     except (ClosedError, NotSentError) as gone:
         if failed is None or gone is failed:
@@ -101,28 +90,16 @@ async def drive_async(
                     result = await send(step)
                 except Exception as error:
                     failed = error
-                    following = steps.send(classify(None, error))
+                    following = after_failure(steps, step, classify(None, error), error)
                     if following is None:
-                        step.pick.release()
-                        add_note(error, step)
                         raise
                 else:
-                    try:
-                        following = steps.send(classify(result, None))
-                    except BaseException:
-                        if discard is not None:
-                            await discard(result)
-                        raise
+                    following = await after_result_async(steps, partial(classify, result, None), result, discard)
                     if following is None:
                         return result
-                    if discard is not None:
-                        await discard(result)
                 step = following
             else:
-                if type(step) is Sleep:
-                    await sleep(step.seconds)
-                else:
-                    await balancer.wait_async(step.seconds)  # type: ignore[union-attr]
+                await pause_async(step, balancer)
                 step = next(steps)
     except (ClosedError, NotSentError) as gone:
         if failed is None or gone is failed:
@@ -130,6 +107,61 @@ async def drive_async(
         raise failed from gone  # nobody is left to be tried: what the last attempt met says more
     finally:
         steps.close()
+
+
+def after_failure(steps: Steps, attempt: Attempt, answer: Answer, error: Exception) -> Step | None:
+    """Answer that an attempt failed; the step that follows. None: the error stands, and is for the caller to raise."""
+    following = steps.send(answer)
+    if following is None:
+        attempt.pick.release()
+        add_note(error, attempt)
+    return following
+
+
+def after_result(
+    steps: Steps, answer: Callable[[], Answer], result: Result, discard: Callable[[Result], object] | None
+) -> Step | None:
+    """Answer that an attempt has a result; the step that follows. None: it stands, else it is disposed of."""
+    try:
+        following = steps.send(answer())
+    except BaseException:
+        if discard is not None:
+            discard(result)
+        raise
+    if following is not None and discard is not None:
+        discard(result)
+    return following
+
+
+async def after_result_async(
+    steps: Steps, answer: Callable[[], Answer], result: Result, discard: Callable[[Result], Awaitable[object]] | None
+) -> Step | None:
+    """The same for coroutines."""
+    try:
+        following = steps.send(answer())
+    except BaseException:
+        if discard is not None:
+            await discard(result)
+        raise
+    if following is not None and discard is not None:
+        await discard(result)
+    return following
+
+
+def pause(step: Step | None, balancer: Arrivals) -> None:
+    """Do what a step asks for that is no attempt: sleep, or wait for endpoints."""
+    if type(step) is Sleep:
+        nap(step.seconds)
+    else:
+        balancer.wait(step.seconds)  # type: ignore[union-attr]
+
+
+async def pause_async(step: Step | None, balancer: Balancer) -> None:
+    """The same for coroutines."""
+    if type(step) is Sleep:
+        await sleep(step.seconds)
+    else:
+        await balancer.wait_async(step.seconds)  # type: ignore[union-attr]
 
 
 def add_note(error: Exception, attempt: Attempt) -> None:

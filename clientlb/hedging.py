@@ -14,10 +14,10 @@ from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any
 
-from clientlb.aio import Task, cancelled, first_of, sleep, start
+from clientlb.aio import Task, cancelled, first_of, start
 from clientlb.balancer import Balancer
-from clientlb.call import LATE, Attempt, Await, Ended, Sleep, Steps
-from clientlb.drive import Arrivals, add_note, nap
+from clientlb.call import LATE, Attempt, Await, Ended, Steps
+from clientlb.drive import Arrivals, after_failure, after_result, after_result_async, pause, pause_async
 from clientlb.errors import ClosedError, NotSentError
 from clientlb.outcome import Verdict
 
@@ -63,10 +63,7 @@ def drive_hedged(
                 for future in running.values():  # they have failed all: none is left
                     drop(future)
                 running.clear()
-                if type(step) is Sleep:
-                    nap(step.seconds)
-                else:
-                    balancer.wait(step.seconds)  # type: ignore[union-attr]
+                pause(step, balancer)
                 step = next(steps)
                 continue
             try:
@@ -80,22 +77,14 @@ def drive_hedged(
                 result = future.result()
             except Exception as error:
                 failed = error
-                following = steps.send(Ended(attempt, classify(attempt, None, error)))
+                following = after_failure(steps, attempt, Ended(attempt, classify(attempt, None, error)), error)
                 if following is None:
-                    attempt.pick.release()
-                    add_note(error, attempt)
                     raise
             else:
-                try:
-                    following = steps.send(Ended(attempt, classify(attempt, result, None)))
-                except BaseException:
-                    if discard is not None:
-                        discard(result)
-                    raise
+                answer = partial(_answer, attempt, classify, result)
+                following = after_result(steps, answer, result, discard)
                 if following is None:
                     return result
-                if discard is not None:
-                    discard(result)
             step = following
     except (ClosedError, NotSentError) as gone:
         if failed is None or gone is failed:
@@ -105,6 +94,10 @@ def drive_hedged(
         steps.close()
         for future in running.values():
             drop(future)
+
+
+def _answer(attempt: Attempt, classify: Callable[[Attempt, Any, None], Verdict], result: Any) -> Ended:
+    return Ended(attempt, classify(attempt, result, None))
 
 
 def _discard_of(future: Any, discard: Callable[[Any], object]) -> None:
@@ -133,10 +126,7 @@ async def drive_hedged_async(
                 running[start(partial(launch, step))] = step
                 late_at = None if step.hedge_after is None else time.monotonic() + step.hedge_after
             elif type(step) is not Await:
-                if type(step) is Sleep:
-                    await sleep(step.seconds)
-                else:
-                    await balancer.wait_async(step.seconds)  # type: ignore[union-attr]
+                await pause_async(step, balancer)
                 step = next(steps)
                 continue
             patience = None if late_at is None else max(0.0, late_at - time.monotonic())
@@ -150,18 +140,12 @@ async def drive_hedged_async(
                 result = task.result()
             except Exception as error:
                 failed = error
-                following = steps.send(Ended(attempt, classify(attempt, None, error)))
+                following = after_failure(steps, attempt, Ended(attempt, classify(attempt, None, error)), error)
                 if following is None:
-                    attempt.pick.release()
-                    add_note(error, attempt)
                     raise
             else:
-                try:
-                    following = steps.send(Ended(attempt, classify(attempt, result, None)))
-                except BaseException:
-                    if discard is not None:
-                        await discard(result)
-                    raise
+                answer = partial(_answer, attempt, classify, result)
+                following = await after_result_async(steps, answer, result, discard)
                 if following is None:
                     losers, running = list(running), {}
                     if not losers:
@@ -174,8 +158,6 @@ async def drive_hedged_async(
                             await discard(result)
                         raise
                     return result
-                if discard is not None:
-                    await discard(result)
             step = following
     except (ClosedError, NotSentError) as gone:
         if failed is None or gone is failed:

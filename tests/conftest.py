@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import subprocess
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 import pytest
@@ -50,6 +52,17 @@ def pytest_configure() -> None:
     expected = os.environ.get("CLIENTLB_EXPECT_CONSUL_LIBRARY")
     if expected and expected != consul_library():
         raise pytest.UsageError(f"expected {expected}, but `import consul` finds {consul_library()}")
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """A certificate for the name `orders`, which is its own authority, and its key."""
+    folder: Path = tmp_path_factory.mktemp("tls")
+    certificate, key = str(folder / "certificate.pem"), str(folder / "key.pem")
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=orders"
+    files = ["-addext", "subjectAltName=DNS:orders", "-keyout", key, "-out", certificate]
+    subprocess.run([*command.split(), *files], check=True, capture_output=True)
+    return certificate, key
 
 
 @pytest.fixture

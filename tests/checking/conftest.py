@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -18,7 +17,7 @@ import clientlb
 from clientlb import Endpoint, HealthOptions, Options, Services, events
 from clientlb.check_options import Check
 from clientlb.testing import ManualDiscovery
-from tests.servers.process import free_ports, wait_until
+from tests.servers.process import free_ports, open_descriptors, wait_until
 
 ROOT = Path(__file__).parents[2]
 
@@ -118,17 +117,6 @@ def watched() -> Iterator[Callable[..., Watched]]:
         yield watched
 
 
-@pytest.fixture(scope="session")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    """A certificate for the name `orders`, which is its own authority, and its key."""
-    folder: Path = tmp_path_factory.mktemp("tls")
-    certificate, key = str(folder / "certificate.pem"), str(folder / "key.pem")
-    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=orders"
-    files = ["-addext", "subjectAltName=DNS:orders", "-keyout", key, "-out", certificate]
-    subprocess.run([*command.split(), *files], check=True, capture_output=True)
-    return certificate, key
-
-
 def threads() -> list[str]:
     """The threads of checks that run in this process."""
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("clientlb-check")]
@@ -136,10 +124,4 @@ def threads() -> list[str]:
 
 def descriptors() -> list[str]:
     """What this process has open, apart from files."""
-    found = []
-    for number in os.listdir("/proc/self/fd"):
-        try:
-            found.append(os.readlink(f"/proc/self/fd/{number}"))
-        except OSError:
-            continue  # the one of the listing itself
-    return sorted(each for each in found if each.startswith(("socket", "anon_inode", "pipe")))
+    return open_descriptors("socket", "anon_inode", "pipe")

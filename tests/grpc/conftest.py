@@ -20,7 +20,7 @@ import clientlb
 import clientlb.grpc
 import clientlb.grpc.aio
 from clientlb.testing import ManualDiscovery
-from tests.servers.process import ServerProcess, free_ports
+from tests.servers.process import ServerProcess, free_ports, running_together
 
 HERE = Path(__file__).parent
 
@@ -92,16 +92,8 @@ def own_pair(stubs: Path) -> Iterator[list[OrdersServer]]:
 
 
 def _running(stubs: Path) -> Iterator[list[OrdersServer]]:
-    servers = [OrdersServer(stubs), OrdersServer(stubs)]
-    try:
-        for server in servers:
-            server.launch()
-        for server in servers:
-            server.wait_ready()
+    with running_together([OrdersServer(stubs), OrdersServer(stubs)]) as servers:
         yield servers
-    finally:
-        for server in servers:
-            server.stop()
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from clientlb.node import LoadReport
 from clientlb.orca import of_trailers
 from clientlb.policy import WeightedRoundRobin
 from tests.grpc.conftest import HERE, OrdersServer
+from tests.servers.process import running_together
 
 
 class ReportingServer(OrdersServer):
@@ -28,16 +29,8 @@ class ReportingServer(OrdersServer):
 @pytest.fixture(scope="module", params=["sync", "aio"])
 def unequal(request, stubs):
     """A server that is at 20 %, and one that is at 80 % with the same calls."""
-    servers = [ReportingServer(stubs, request.param, "0.2"), ReportingServer(stubs, request.param, "0.8")]
-    try:
-        for server in servers:
-            server.launch()
-        for server in servers:
-            server.wait_ready()
+    with running_together([ReportingServer(stubs, request.param, load) for load in ("0.2", "0.8")]) as servers:
         yield servers
-    finally:
-        for server in servers:
-            server.stop()
 
 
 @pytest.fixture

@@ -187,17 +187,6 @@ def start() -> Iterator[Callable[..., Process]]:
         yield start
 
 
-@pytest.fixture(scope="session")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    """A certificate for the name `orders`, which is its own authority, and its key."""
-    folder: Path = tmp_path_factory.mktemp("tls")
-    certificate, key = str(folder / "certificate.pem"), str(folder / "key.pem")
-    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=orders"
-    files = ["-addext", "subjectAltName=DNS:orders", "-keyout", key, "-out", certificate]
-    subprocess.run([*command.split(), *files], check=True, capture_output=True)
-    return certificate, key
-
-
 @pytest.fixture
 def trust(certificate: tuple[str, str]) -> ssl.SSLContext:
     return ssl.create_default_context(cafile=certificate[0])

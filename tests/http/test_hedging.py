@@ -16,7 +16,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -26,7 +25,7 @@ import trio
 import clientlb
 from clientlb.testing import ManualDiscovery
 from tests.http.conftest import ROOT, Http, Kind, Process
-from tests.servers.process import wait_until
+from tests.servers.process import open_descriptors, wait_until
 
 Start = Callable[..., Process]
 SLOW = "http://orders/linger?at=a&seconds=5"
@@ -70,11 +69,7 @@ def threads() -> list[str]:
 
 def sockets() -> int:
     gc.collect()
-    count = 0
-    for descriptor in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):
-            count += str(descriptor.readlink()).startswith("socket:")
-    return count
+    return len(open_descriptors("socket"))
 
 
 def hung_up(server: Process) -> int:

@@ -25,7 +25,7 @@ import clientlb.httpx2
 from clientlb.testing import ManualDiscovery
 from tests.http.certificates import Authority
 from tests.http.conftest import ROOT
-from tests.servers.process import ServerProcess, free_ports
+from tests.servers.process import ServerProcess, free_ports, running_together
 
 CALLERS = 6
 FLAVOURS = [clientlb.httpx, clientlb.httpx2]
@@ -79,16 +79,8 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @pytest.fixture
 def servers(authority: Authority) -> Iterator[list[Hypercorn]]:
-    servers = [Hypercorn(port, authority.issue("orders")) for port in free_ports(2)]
-    try:
-        for server in servers:
-            server.launch()
-        for server in servers:
-            server.wait_ready()
+    with running_together([Hypercorn(port, authority.issue("orders")) for port in free_ports(2)]) as servers:
         yield servers
-    finally:
-        for server in servers:
-            server.stop()
 
 
 @pytest.fixture

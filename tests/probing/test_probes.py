@@ -21,7 +21,7 @@ from clientlb.policy import Prequal
 from clientlb.probing import HttpProbe
 from clientlb.probing.grpc import GrpcProbe
 from clientlb.testing import ManualDiscovery
-from tests.servers.process import wait_until
+from tests.servers.process import open_descriptors, wait_until
 
 KINDS = {"asgi": HttpProbe, "wsgi": HttpProbe, "grpc": GrpcProbe, "grpc.aio": GrpcProbe}
 PATIENT = 2.0
@@ -33,13 +33,7 @@ def ours():
 
 
 def sockets():
-    found = []
-    for number in os.listdir("/proc/self/fd"):
-        try:
-            found.append(os.readlink(f"/proc/self/fd/{number}"))
-        except OSError:
-            continue  # the one of the listing itself
-    return sorted(each for each in found if each.startswith("socket"))
+    return open_descriptors("socket")
 
 
 def answer_of(probe, endpoint):

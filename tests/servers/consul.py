@@ -7,7 +7,7 @@ import urllib.request
 from collections.abc import Mapping
 from typing import Any
 
-from tests.servers.process import ServerProcess, fetched, free_ports, wait_until
+from tests.servers.process import ServerProcess, fetched, free_ports, start_together, wait_until
 
 
 class ConsulServer(ServerProcess):
@@ -120,10 +120,7 @@ class ConsulCluster:
         return leaders[0]
 
     def start(self) -> None:
-        for server in self.servers:
-            server.launch()
-        for server in self.servers:
-            server.wait_ready()
+        start_together(self.servers)
 
     def stop(self) -> None:
         for server in self.servers:

@@ -10,8 +10,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 SERVERS = Path(__file__).parents[2] / ".tools" / "servers"
 
@@ -132,3 +133,36 @@ class ServerProcess:
 
     def log_tail(self) -> str:
         return (self.folder / "log").read_text(errors="replace")[-3000:]
+
+
+Server = TypeVar("Server", bound=ServerProcess)
+
+
+def start_together(servers: Sequence[ServerProcess]) -> None:
+    """Start servers, and wait until all are ready: they may need each other for that."""
+    for server in servers:
+        server.launch()
+    for server in servers:
+        server.wait_ready()
+
+
+@contextlib.contextmanager
+def running_together(servers: list[Server]) -> Iterator[list[Server]]:
+    """Start servers, and stop them in the end."""
+    try:
+        start_together(servers)
+        yield servers
+    finally:
+        for server in servers:
+            server.stop()
+
+
+def open_descriptors(*kinds: str) -> list[str]:
+    """What this process has open of some kinds, such as "socket"; without the descriptor of the listing itself."""
+    found = []
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            found.append(os.readlink(f"/proc/self/fd/{number}"))
+        except OSError:
+            continue
+    return sorted(each for each in found if each.startswith(kinds))

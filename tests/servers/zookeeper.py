@@ -9,7 +9,7 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.servers.process import ServerProcess, fetched, free_ports, wait_until
+from tests.servers.process import ServerProcess, fetched, free_ports, start_together, wait_until
 
 JVM = ["-Xms16m", "-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData"]
 PROPERTIES = {
@@ -149,10 +149,7 @@ class ZooKeeperEnsemble:
         return leaders[0]
 
     def start(self) -> None:
-        for server in self.servers:
-            server.launch()
-        for server in self.servers:
-            server.wait_ready()
+        start_together(self.servers)
 
     def stop(self) -> None:
         for server in self.servers:
