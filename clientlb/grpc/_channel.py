@@ -55,7 +55,7 @@ class Channel(ServiceChannel, grpc.Channel):
         self._later = Later()
         self._retired: deque[grpc.Channel] = deque()
         self.links: Links[grpc.Channel] = Links(self._balancer, self._connect, self._retire, state_of)
-        self._watch = Watch()
+        self._watch = Watch(self.links)
         self._lock = threading.Lock()
         self._paused: dict[Any, Callable[[], None] | None] = {}
         self._kept: set[Any] = set()
@@ -71,12 +71,8 @@ class Channel(ServiceChannel, grpc.Channel):
     def _connect(self, endpoint: Endpoint) -> grpc.Channel:
         target, credentials, options = self.arguments(endpoint)
         if credentials is None:
-            made = grpc.insecure_channel(target, options, self._compression)
-        else:
-            made = grpc.secure_channel(target, credentials, options, self._compression)
-        if self._watch.active:
-            self._watch.watch([made])
-        return made
+            return grpc.insecure_channel(target, options, self._compression)
+        return grpc.secure_channel(target, credentials, options, self._compression)
 
     def _retire(self, channel: grpc.Channel) -> None:
         # closing waits for events of calls that just ended, so it must not happen on the thread of events
@@ -208,7 +204,9 @@ class Channel(ServiceChannel, grpc.Channel):
         for resume in waiting:
             self._later.run(0.0, resume)  # not here: this is the thread of the registry
         if self._watch.active:
-            self._watch.watch_only(self.links.open_all() if self._watch.connecting else self.links.current)
+            if self._watch.connecting:
+                self.links.open_all()
+            self._watch.look()
         self.links.tidy()
 
     # ------------------------------------------------------------------ connectivity
@@ -222,10 +220,11 @@ class Channel(ServiceChannel, grpc.Channel):
         """Tell `callback` the connectivity of the service, now and at every change.
 
         READY means that one of its endpoints at least is connected. A connection is known of an endpoint only after the
-        first call to it; `try_to_connect` connects to all of them, at the price of a thread each.
+        first call to it; `try_to_connect` connects to all of them.
         """
-        channels = self.links.open_all() if try_to_connect else self.links.current
-        self._watch.subscribe(callback, channels, connect=bool(try_to_connect))
+        if try_to_connect:
+            self.links.open_all()
+        self._watch.subscribe(callback, connect=bool(try_to_connect))
 
     def unsubscribe(self, callback: Callback) -> None:
         """Tell it nothing more."""

@@ -168,6 +168,43 @@ def test_a_subscriber_hears_of_the_end(connect, discovery, pair):
     assert states[-1] is grpc.ChannelConnectivity.SHUTDOWN
 
 
+def test_subscribers_cost_one_thread(connect, discovery, pair, nobody):
+    # gRPC's own way costs one per endpoint, which dies with a traceback when that endpoint's channel closes too soon
+    discovery.set("orders", [nobody, *(server.address for server in pair)])
+    channel = connect().channel
+    before = set(threading.enumerate())
+    states: list[grpc.ChannelConnectivity] = []
+    channel.subscribe(states.append, try_to_connect=True)
+    wait_until(lambda: states[-1] is grpc.ChannelConnectivity.READY)
+    assert len(set(threading.enumerate()) - before) <= 1
+    channel.unsubscribe(states.append)
+    wait_until(lambda: not set(threading.enumerate()) - before, what="its thread has ended")
+
+
+def test_a_subscriber_that_fails_keeps_nobody_from_hearing(connect, discovery, pair, caplog):
+    def fails(state: grpc.ChannelConnectivity) -> None:
+        raise ValueError(state)
+
+    discovery.set("orders", [pair[0].address])
+    channel = connect().channel
+    states: list[grpc.ChannelConnectivity] = []
+    channel.subscribe(fails)
+    channel.subscribe(states.append, try_to_connect=True)
+    wait_until(lambda: states[-1] is grpc.ChannelConnectivity.READY)
+    assert "a subscriber to the connectivity of a gRPC channel failed" in caplog.text
+
+
+def test_subscribers_do_not_keep_a_channel(services, discovery, pair):
+    discovery.set("orders", [pair[0].address])
+    before = set(threading.enumerate())
+    channel = clientlb.grpc.channel("orders", services)
+    channel.subscribe(lambda state: None)
+    assert set(threading.enumerate()) - before
+    del channel
+    gc.collect()
+    wait_until(lambda: not set(threading.enumerate()) - before, what="nobody looks any more")
+
+
 async def test_aio_connectivity_is_that_of_the_best_endpoint(aconnect, discovery, pb, pair, nobody):
     discovery.set("orders", [])
     channel = aconnect().channel
