@@ -521,16 +521,22 @@ class Balancer:
 
     # ------------------------------------------------------------------ hedges
 
-    def try_hedge(self, tried: TriedNodes, avoid: Collection[str], try_pick: Callable[..., Pick | None]) -> Pick | None:
+    def try_hedge(
+        self, tried: TriedNodes, avoid: Collection[str], try_pick: Callable[..., Pick | None], late: Pick
+    ) -> Pick | None:
         """Pick an endpoint for a second attempt beside one that is late; None if there is none, or no budget left.
 
         Args:
             tried: Where the call has been or is now. The second attempt never goes there.
             avoid: `RetryOptions.avoid`.
             try_pick: That of this balancer, for what the call asks for.
+            late: The attempt that is.
         """
-        retrying = self.retrying
-        if not retrying.has_untried(tried) or not retrying.withdraw(self.clock()):
+        retrying, now = self.retrying, self.clock()
+        if not retrying.has_untried(tried):
+            return None
+        if not retrying.withdraw(now):
+            retrying.count_denied_hedge(events.HedgeDenied(self.service, late.endpoint, now - late.started))
             return None
         try:
             pick = try_pick(retrying.to_avoid(tried, avoid), False)
@@ -541,6 +547,8 @@ class Balancer:
             pick = None
         if pick is None:
             retrying.give_back()
+        else:
+            retrying.count_hedge(events.Hedged(self.service, pick.endpoint, now - late.started))
         return pick
 
     def supersede(self, pick: Pick, now: float) -> None:

@@ -323,14 +323,15 @@ def call(
         retry = balancer.options.retry
     attempt = begun or Attempt(pick, 1, Trace(balancer.service))
     attempt.expires = limits.expiry(pick.started)
+    hedge = retry.hedge if repeatable else None
     hedge_after: float | None = None
-    if retry.hedge is not None and repeatable:
-        hedge_after = attempt.hedge_after = retrying.hedge_delay(retry.hedge, pick.started)
+    if hedge is not None:
+        hedge_after = attempt.hedge_after = retrying.hedge_delay(hedge, pick.started)
     state: RetryState | None = None
     tried = TriedNodes(pick)
     while True:
         try:
-            if hedge_after is None:
+            if hedge is None:
                 verdict = yield attempt
                 assert type(verdict) is Verdict, "an attempt is answered with its verdict"
             else:
@@ -381,15 +382,15 @@ def call(
         if isinstance(delay, Refusal):
             attempt.trace.refusal = delay
             if delay is Refusal.OUT_OF_BUDGET:
-                retrying.count_retry(events.RetryDenied(*facts))
+                retrying.count_denied_retry(events.RetryDenied(*facts))
             break
         pick.release()
-        retrying.count_retry(events.Retried(*facts, delay))
         if delay > 0:
             yield Sleep(delay)
         again = try_pick(retrying.to_avoid(tried, retry.avoid) if retry.avoid else tried, repeatable)
         if again is None:  # the list became empty meanwhile
             raise balancer.no_endpoints(state.start_time)
+        retrying.count_retry(events.Retried(*facts, delay))
         pick = again
         attempt = Attempt(pick, number + 1, attempt.trace)
         attempt.expires = limits.expiry(pick.started)
@@ -430,7 +431,7 @@ def _race(
             step = _AWAIT
             if answer is LATE:
                 busy = tried.and_also([each.pick.node for each in running], tried=True)
-                pick = balancer.try_hedge(busy, retry.avoid, try_pick)
+                pick = balancer.try_hedge(busy, retry.avoid, try_pick, attempt.pick)
                 if pick is not None:
                     step = hedge = Attempt(pick, attempt.number + begun, trace)
                     begun += 1
@@ -438,8 +439,6 @@ def _race(
                     hedge.hedge_after = attempt.hedge_after if begun <= retry.hedge.at_most else None
                     running.append(hedge)
                     trace.hedges += 1
-                    after = pick.started - attempt.pick.started
-                    retrying.count_hedge(events.Hedged(balancer.service, pick.endpoint, after))
                 continue
             ended = Ended(attempt, answer) if type(answer) is Verdict else answer
             assert type(ended) is Ended, "an attempt is answered with its verdict"
@@ -447,17 +446,22 @@ def _race(
             if not running:
                 return ended
             now = balancer.clock()
-            if ended.verdict.outcome is not _RETRYABLE:  # an answer, and another server would give the same
+            pick, verdict = ended.attempt.pick, ended.verdict
+            unsent = verdict.outcome is _IGNORED and not verdict.sent
+            if verdict.outcome is not _RETRYABLE and not unsent:  # an answer, and another server would give the same
                 for loser in running:
                     trace.attempts.append(Tried(loser.pick.endpoint, "superseded", now - loser.pick.started))
                     loser.pick.supersede(now)
                 return ended
-            pick = ended.attempt.pick
-            trace.attempts.append(Tried(pick.endpoint, ended.verdict.reason, now - pick.started))
-            pick.release(ended.verdict.outcome, ended.verdict.reason, now, ended.verdict.cause)
+            trace.attempts.append(Tried(pick.endpoint, verdict.reason, now - pick.started))
+            pick.release(verdict.outcome, verdict.reason, now, verdict.cause)
             tried.append(pick.node)
+            if unsent:  # one attempt less than was paid for
+                retrying.give_back()
+                retrying.forget_hedges(1)
+                continue
             retrying.absorb_failure()
-            if ended.verdict.cause is _CONNECT:
+            if verdict.cause is _CONNECT:
                 balancer.unreachable(pick.node)
     except BaseException:
         for each in running:

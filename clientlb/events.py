@@ -20,6 +20,7 @@ __all__ = [
     "EndpointsChanged",
     "Event",
     "EventHook",
+    "HedgeDenied",
     "Hedged",
     "HeldReturned",
     "Panicked",
@@ -156,7 +157,7 @@ class Panicked(Event):
 
 @dataclass(frozen=True, slots=True)
 class Retried(Event):
-    """An attempt failed and another one follows after `delay` seconds."""
+    """An attempt failed, and another one begins after `delay` seconds: now."""
 
     endpoint: Endpoint
     attempt: int
@@ -181,7 +182,15 @@ class Hedged(Event):
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class HedgeDenied(Event):
+    """An attempt at `endpoint` is late after `seconds`, but the retry budget of the service is spent."""
+
+    endpoint: Endpoint
+    seconds: float
+
+
 EventHook = Callable[[Event], None]
 """What receives events. It must return quickly: it runs on the thread of whoever caused the event, or caused another
-one just before. What happens to a service comes one at a time and in order; `Retried`, `RetryDenied`
-and `Hedged`, which belong to one call each, may come from several threads at once."""
+one just before. What happens to a service comes one at a time and in order; `Retried`, `RetryDenied`,
+`Hedged` and `HedgeDenied`, which belong to one call each, may come from several threads at once."""

@@ -19,7 +19,7 @@ from clientlb.balancer import Balancer
 from clientlb.call import LATE, Attempt, Await, Ended, Steps
 from clientlb.drive import Arrivals, after_failure, after_result, after_result_async, pause, pause_async
 from clientlb.errors import ClosedError, NotSentError
-from clientlb.outcome import Verdict
+from clientlb.outcome import Outcome, Verdict
 
 _log = logging.getLogger("clientlb.call")
 
@@ -56,7 +56,14 @@ def drive_hedged(
         late_at: float | None = None
         while True:
             if type(step) is Attempt:
-                running[step] = future = launch(step)
+                try:
+                    running[step] = future = launch(step)
+                except Exception as error:
+                    following = after_failure(steps, step, Ended(step, not_made(error)), error)
+                    if following is None:
+                        raise
+                    step = following
+                    continue
                 future.add_done_callback(lambda _, attempt=step: ended.put(attempt))
                 late_at = None if step.hedge_after is None else time.monotonic() + step.hedge_after
             elif type(step) is not Await:
@@ -94,6 +101,11 @@ def drive_hedged(
         steps.close()
         for future in running.values():
             drop(future)
+
+
+def not_made(error: Exception) -> Verdict:
+    """The verdict on an attempt that could not even be started: those that run beside it go on."""
+    return Verdict(Outcome.IGNORED, type(error).__name__, sent=False)
 
 
 def _answer(attempt: Attempt, classify: Callable[[Attempt, Any, None], Verdict], result: Any) -> Ended:

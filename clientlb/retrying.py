@@ -40,6 +40,7 @@ class Retrying:
         retries: Attempts that repeated another one.
         retries_denied: Retries that the budget did not allow.
         hedges: Attempts that were started beside one that was late.
+        hedges_denied: Those that the budget did not allow.
         failures_absorbed: Attempts that failed while another one of their call still ran.
         throttled: Calls that were refused.
     """
@@ -51,6 +52,7 @@ class Retrying:
         self.retries: int = 0
         self.retries_denied: int = 0
         self.hedges: int = 0
+        self.hedges_denied: int = 0
         self.failures_absorbed: int = 0
         self.throttled: int = 0
         self._roster = roster
@@ -125,13 +127,16 @@ class Retrying:
 
     # ------------------------------------------------------------------ figures
 
-    def count_retry(self, event: events.Retried | events.RetryDenied) -> None:
-        """Count and announce a retry, or one that the budget denied."""
+    def count_retry(self, event: events.Retried) -> None:
+        """Count and announce a retry."""
         with self._roster.lock:
-            if isinstance(event, events.Retried):
-                self.retries += 1
-            else:
-                self.retries_denied += 1
+            self.retries += 1
+        self._outbox.emit(event)
+
+    def count_denied_retry(self, event: events.RetryDenied) -> None:
+        """Count and announce a retry that the budget denied."""
+        with self._roster.lock:
+            self.retries_denied += 1
         self._outbox.emit(event)
 
     def count_hedge(self, event: events.Hedged) -> None:
@@ -140,8 +145,14 @@ class Retrying:
             self.hedges += 1
         self._outbox.emit(event)
 
+    def count_denied_hedge(self, event: events.HedgeDenied) -> None:
+        """Count and announce a second attempt that the budget denied."""
+        with self._roster.lock:
+            self.hedges_denied += 1
+        self._outbox.emit(event)
+
     def forget_hedges(self, number: int) -> None:
-        """Count second attempts no longer: their call was given up, which counts no attempt that still ran."""
+        """Count second attempts no longer: they were not made, or given up with their call, and count as no attempt."""
         with self._roster.lock:
             self.hedges -= number
 

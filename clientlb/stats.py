@@ -48,6 +48,7 @@ class ServiceStats:
         retries: Attempts that repeated another one since the start.
         retries_denied: Retries that the budget did not allow.
         hedges: Attempts that were started beside one that was late.
+        hedges_denied: Those that the budget did not allow.
         throttled: Calls that were refused here, and are in no other figure; see `ThrottleOptions`.
         median: Time of an attempt to the head of the response. p99 and max likewise.
         healthy: Endpoints whose breaker is closed.
@@ -66,6 +67,7 @@ class ServiceStats:
     retries: int
     retries_denied: int
     hedges: int
+    hedges_denied: int
     throttled: int
     calls_per_second: float
     failures_per_second: float
@@ -154,6 +156,7 @@ def summarise(balancer: Balancer, everything: Counted) -> ServiceStats:
         retries=retries,
         retries_denied=retrying.retries_denied,
         hedges=retrying.hedges,
+        hedges_denied=retrying.hedges_denied,
         throttled=retrying.throttled,
         calls_per_second=sum(recent) / seconds,
         failures_per_second=recent_failures / seconds,

@@ -190,7 +190,7 @@ _line(
     logging.DEBUG,
     lambda event: (
         f"attempt {event.attempt} at {event.endpoint} failed ({event.reason});"
-        f" another one follows in {event.delay * 1000:.0f} ms"
+        f" another one follows after {event.delay * 1000:.0f} ms"
     ),
 )
 _line(
@@ -203,5 +203,12 @@ _line(
     logging.DEBUG,
     lambda event: (
         f"an attempt is late after {event.seconds * 1000:.0f} ms; another one runs at {event.endpoint} beside it"
+    ),
+)
+_line(
+    events.HedgeDenied,
+    logging.DEBUG,
+    lambda event: (
+        f"an attempt at {event.endpoint} is late after {event.seconds * 1000:.0f} ms and the retry budget is spent"
     ),
 )

@@ -10,6 +10,7 @@ collectors: there, scrape each process by itself.
     clientlb_retries_total{service}                      attempts that repeated another one
     clientlb_retries_denied_total{service}               retries that the budget did not allow
     clientlb_hedges_total{service}                       attempts that were started beside one that was late
+    clientlb_hedges_denied_total{service}                such attempts that the budget did not allow
     clientlb_throttled_total{service}                    calls that were refused here (`ThrottleOptions`)
     clientlb_attempt_duration_seconds{service}           histogram: time of an attempt to the head of the response
     clientlb_in_flight{service}                          attempts under way
@@ -149,15 +150,17 @@ class PrometheusSink(Collector):
         retries = _counter("retries", "Attempts that repeated another one")
         denied = _counter("retries_denied", "Retries that the retry budget did not allow")
         hedges = _counter("hedges", "Attempts that were started beside one that was late")
+        hedges_denied = _counter("hedges_denied", "Such attempts that the retry budget did not allow")
         throttled = _counter("throttled", "Calls that were refused because the service turns most calls away")
         for name, service in stats.items():
             calls.add_metric([name], self._never_back("calls", name, service.calls))
             failures.add_metric([name], self._never_back("failures", name, service.failures))
             retries.add_metric([name], service.retries)
             hedges.add_metric([name], self._never_back("hedges", name, service.hedges))
+            hedges_denied.add_metric([name], service.hedges_denied)
             throttled.add_metric([name], service.throttled)
             denied.add_metric([name], service.retries_denied)
-        return iter((calls, failures, retries, denied, hedges, throttled))
+        return iter((calls, failures, retries, denied, hedges, hedges_denied, throttled))
 
     def _never_back(self, metric: str, service: str, value: float) -> float:
         """A counter that goes back is a restart to Prometheus, and calls less retries does, while a retry is under way.

@@ -9,6 +9,7 @@ from tenacity import stop_after_attempt, wait_exception, wait_fixed, wait_none
 from clientlb import (
     Balancer,
     BudgetOptions,
+    ClosedError,
     Endpoint,
     NoEndpointsError,
     Options,
@@ -182,6 +183,23 @@ def test_goes_on_when_the_first_list_comes():
     bench.balancer.update([Endpoint("h", 7)])
     assert next(steps).pick.endpoint.port == 7
     steps.close()
+
+
+@pytest.mark.parametrize("leaves", ["the balancer is closed", "the call is given up"])
+def test_a_retry_counts_when_it_is_made(leaves):
+    bench = Bench()
+    steps = call(bench.balancer, idempotent=True)
+    next(steps)
+    assert steps.send(FAILED) == Sleep(0.1)
+    if leaves == "the call is given up":
+        steps.close()
+    else:
+        bench.balancer.close()
+        with pytest.raises(ClosedError):
+            next(steps)
+    assert not [event for event in bench.events if isinstance(event, events.Retried)]
+    stats = bench.balancer.stats()
+    assert (stats.calls, stats.failures, stats.retries) == (1, 1, 0)
 
 
 def test_counters_tell_calls_from_attempts():

@@ -1,7 +1,9 @@
 """A hedged call, step by step: when another attempt starts beside the first, which one stands, and what becomes of the
 rest. Nothing here waits: the clock is turned by hand."""
 
+import asyncio
 import random
+from concurrent.futures import Future
 from functools import partial
 
 import pytest
@@ -20,6 +22,7 @@ from clientlb import (
     events,
 )
 from clientlb.call import LATE, Attempt, Await, Ended, Sleep, call
+from clientlb.hedging import drive_hedged, drive_hedged_async, not_made
 from clientlb.outcome import SUCCEEDED
 from clientlb.policy import Filter, Request
 from clientlb.retry.policy import Refusal
@@ -197,11 +200,87 @@ def test_no_hedge_on_an_endpoint_that_is_ejected():
 def test_no_hedge_without_budget():
     bench = Bench(budget=BudgetOptions(ratio=0, reserve=0))
     steps = bench.call()
-    next(steps)
+    first = next(steps)
+    bench.clock.advance(0.1)
     assert steps.send(LATE) == Await()
-    assert bench.balancer.stats().hedges == 0
+    figures = bench.balancer.stats()
+    assert (figures.hedges, figures.hedges_denied) == (0, 1)
+    [denied] = bench.of(events.HedgeDenied)
+    assert (denied.endpoint, denied.seconds) == (first.pick.endpoint, pytest.approx(0.1))
     steps.close()
     assert bench.in_flight == 0
+
+
+@pytest.mark.parametrize("which", ["the first", "the second"])
+def test_an_attempt_that_could_not_be_started_leaves_the_call_to_the_other(which):
+    bench = Bench(budget=BudgetOptions(ratio=0, reserve=0.1))
+    for _ in range(3):
+        steps = bench.call()
+        first = next(steps)
+        second = steps.send(LATE)
+        gone, good = (first, second) if which == "the first" else (second, first)
+        assert steps.send(Ended(gone, not_made(RuntimeError()))) == Await()
+        assert bench.in_flight == 1
+        assert steps.send(Ended(good, SUCCEEDED)) is None
+        good.pick.release()
+        assert [tried.reason for tried in good.trace.attempts] == ["RuntimeError", ""]
+    assert bench.in_flight == 0
+    figures = bench.balancer.stats()
+    assert (figures.calls, figures.failures, figures.hedges, figures.hedges_denied) == (3, 0, 0, 0)
+
+
+def test_when_none_could_be_started_the_call_fails():
+    bench = Bench()
+    steps = bench.call()
+    first = next(steps)
+    assert steps.send(Ended(first, not_made(RuntimeError()))) is None
+    first.pick.release()
+    assert bench.in_flight == 0
+
+
+@pytest.mark.parametrize("way", ["function", "coroutine"])
+@pytest.mark.parametrize("hedge", [HedgeOptions(), HedgeOptions(delay=0.1)], ids=["nothing is known yet", "in time"])
+def test_the_loops_drive_a_call_that_is_not_late(way, hedge):
+    bench = Bench(hedge=hedge)
+
+    def launch(attempt):
+        future = Future()
+        future.set_result(attempt)
+        return future
+
+    async def send(attempt):
+        return attempt
+
+    def classify(attempt, result, error):
+        return SUCCEEDED
+
+    if way == "function":
+        made = drive_hedged(bench.call(), bench.balancer, launch, classify)
+    else:
+        made = asyncio.run(drive_hedged_async(bench.call(), bench.balancer, send, classify))
+    made.pick.release()
+    assert (bench.in_flight, bench.balancer.stats().calls) == (0, 1)
+
+
+def test_a_second_attempt_that_cannot_be_launched_leaves_the_first_alone():
+    bench, launched = Bench(hedge=HedgeOptions(delay=0.001)), []
+
+    class First(Future):
+        def result(self, timeout=None):
+            return "the first"
+
+    def launch(attempt):
+        if launched:
+            launched[0].set_result(None)
+            raise RuntimeError("can't start new thread")
+        launched.append(First())
+        return launched[0]
+
+    def classify(attempt, result, error):
+        return SUCCEEDED
+
+    assert drive_hedged(bench.call(whole=True), bench.balancer, launch, classify) == "the first"
+    assert (bench.in_flight, bench.balancer.stats().hedges) == (0, 0)
 
 
 def test_hedges_and_retries_share_the_budget():

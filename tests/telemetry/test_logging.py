@@ -111,7 +111,7 @@ EVENTS = [
     (
         events.Retried("orders", ONE, 1, "ConnectError", 0.0123),
         logging.DEBUG,
-        "orders: attempt 1 at 10.0.0.1:80 failed (ConnectError); another one follows in 12 ms",
+        "orders: attempt 1 at 10.0.0.1:80 failed (ConnectError); another one follows after 12 ms",
     ),
     (
         events.RetryDenied("orders", ONE, 2, "503"),
@@ -122,6 +122,11 @@ EVENTS = [
         events.Hedged("orders", ONE, 0.05),
         logging.DEBUG,
         "orders: an attempt is late after 50 ms; another one runs at 10.0.0.1:80 beside it",
+    ),
+    (
+        events.HedgeDenied("orders", ONE, 0.05),
+        logging.DEBUG,
+        "orders: an attempt at 10.0.0.1:80 is late after 50 ms and the retry budget is spent",
     ),
 ]
 

@@ -118,6 +118,7 @@ def test_a_real_scrape_after_real_calls(server: str, registry: CollectorRegistry
     assert value(samples, "calls_total") == 20
     assert value(samples, "failures_total") == 0
     assert value(samples, "retries_denied_total") == 0
+    assert value(samples, "hedges_denied_total") == 0
     assert value(samples, "hedges_total") == 0
     assert value(samples, "throttled_total") == 0
     assert value(samples, "attempt_duration_seconds_count") == 20 + retries

@@ -12,7 +12,7 @@ import grpc.aio
 from clientlb.call import Attempt, Steps
 from clientlb.errors import NotSentError
 from clientlb.grpc.aio._status import LOCALLY_CANCELLED, Told
-from clientlb.hedging import drive_hedged_async
+from clientlb.hedging import drive_hedged_async, not_made
 from clientlb.outcome import SUCCEEDED, Outcome, Verdict
 
 if TYPE_CHECKING:
@@ -65,7 +65,9 @@ class HedgedCall(grpc.aio.UnaryUnaryCall):  # type: ignore[type-arg]
             self._exchange.hear(attempt, inner)
         if error is None:
             return SUCCEEDED
-        if inner is None or not isinstance(error, grpc.RpcError):
+        if inner is None:
+            return not_made(error)
+        if not isinstance(error, grpc.RpcError):
             return Verdict(Outcome.IGNORED, type(error).__name__)
         return self._exchange.verdict(attempt, inner)
 
