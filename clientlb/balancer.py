@@ -33,7 +33,7 @@ from clientlb.options import CallKey, Options, Where
 from clientlb.outbox import Outbox
 from clientlb.outcome import Cause, Outcome
 from clientlb.pick import Pick, TriedNodes, pick_of
-from clientlb.policy import Choose, LearningPolicy, Request, TendingPolicy, chooser, make_policy, wants_reports
+from clientlb.policy import Choose, LearningPolicy, Request, TendingPolicy, chooser, fitter, make_policy, wants_reports
 from clientlb.retrying import Retrying
 from clientlb.roster import Roster
 from clientlb.stats import ServiceStats, summarise
@@ -91,7 +91,7 @@ class Balancer:
         if self.options.journal is not None:
             self.journal = Journal(self, self.options.journal)
         self._new_policy()
-        self.retrying: Retrying = Retrying(self.options, self._roster, self._outbox, self.created_at)
+        self.retrying: Retrying = Retrying(self.options, self._roster, self._outbox, self._may_go_to, self.created_at)
         """Decides what a call may cost beyond its first attempt."""
         self._budget = self.retrying.budget
         self.plain: bool = self.options.plain
@@ -265,8 +265,8 @@ class Balancer:
         roster.set_due()
         probe: Node | None = None
         if now >= roster.due:
-            fits = None if request is None else request.matches
-            probe = roster.judge.node_to_probe(exclude, repeatable, now, fits)
+            fitting = None if request is None else self._fitting(request, roster.nodes)
+            probe = roster.judge.node_to_probe(exclude, repeatable, now, fitting)
         nodes = self._candidates(exclude) if probe is None else (probe,)
         if not nodes:
             return None
@@ -288,11 +288,19 @@ class Balancer:
         try:
             return self._choose_for(request, nodes, now, self.rng)
         except NoEndpointsError:
-            matching = tuple(node for node in self._roster.nodes if request.matches(node.endpoint))
-            if not matching:
+            fitting = tuple(self._fitting(request, self._roster.nodes))
+            if not fitting:
                 raise
-            untried = tuple(node for node in matching if node not in exclude)
-            return self._choose_for(request, untried or matching, now, self.rng)
+            untried = tuple(node for node in fitting if node not in exclude)
+            return self._choose_for(request, untried or fitting, now, self.rng)
+
+    def _may_go_to(self, nodes: Iterable[Node], tried: TriedNodes) -> bool:
+        """Whether there is one of `nodes` that a call has not tried and may be given."""
+        untried = (node for node in nodes if node not in tried)
+        if tried.request is None:
+            return next(untried, None) is not None
+        with self._roster.lock:
+            return len(self._fitting(tried.request, tuple(untried))) > 0
 
     def _candidates(self, exclude: Collection[Node]) -> tuple[Node, ...]:
         """The nodes to choose from, in this order: healthy and untried, untried, healthy, anybody."""
@@ -595,6 +603,7 @@ class Balancer:
             raise of_service(self.service, error) from None
         self._choose: Choose = self._policy.choose
         self._choose_for = chooser(self._policy)
+        self._fitting = fitter(self._policy)
         if self.journal is not None:
             self._choose, self._choose_for = self.journal.watch(self._policy, self._choose, self._choose_for)
         self.wants_reports: bool = wants_reports(self._policy)

@@ -328,7 +328,7 @@ def call(
     if hedge is not None:
         hedge_after = attempt.hedge_after = retrying.hedge_delay(hedge, pick.started)
     state: RetryState | None = None
-    tried = TriedNodes(pick)
+    tried = TriedNodes(pick, request)
     while True:
         try:
             if hedge is None:
@@ -372,7 +372,7 @@ def call(
                 idempotent=idempotent,
                 replayable=replayable,
                 deadline=deadline,
-                exhausted=not retry.reuse and all(node in tried for node in balancer.nodes),
+                exhausted=not retry.reuse and not retrying.has_untried(tried, healthy=False),
             )
         except BaseException:  # of the user's own stop or wait
             pick.release()

@@ -18,6 +18,7 @@ from clientlb.outcome import Cause, Outcome
 if TYPE_CHECKING:
     from clientlb.balancer import Balancer
     from clientlb.journal.journal import Record
+    from clientlb.policy import Request
 
 _SUCCESS = Outcome.SUCCESS  # see clientlb.balancer
 _IGNORED = Outcome.IGNORED
@@ -118,19 +119,23 @@ def pick_of(balancer: Balancer, node: Node, now: float) -> Pick:
 
 
 class TriedNodes(list[Node]):
-    """The nodes that a call keeps away from, for `Balancer.try_pick(exclude)`, and the pick with which it began.
+    """The nodes that a call keeps away from, for `Balancer.try_pick(exclude)`, and what the call is.
 
     Args:
-        first: That pick.
+        first: The pick with which it began.
+        request: What it asks for; None is nothing.
         nodes: Those that were tried, and perhaps others besides.
         others: How many others.
     """
 
-    __slots__ = ("first", "others")
+    __slots__ = ("first", "others", "request")
 
-    def __init__(self, first: Pick, nodes: Iterable[Node] = (), others: int = 0) -> None:
+    def __init__(
+        self, first: Pick, request: Request | None = None, nodes: Iterable[Node] = (), others: int = 0
+    ) -> None:
         super().__init__(nodes)
         self.first: Pick = first
+        self.request: Request | None = request
         self.others: int = others
 
     @property
@@ -140,4 +145,4 @@ class TriedNodes(list[Node]):
 
     def and_also(self, nodes: Collection[Node], *, tried: bool) -> TriedNodes:
         """A copy with more nodes, tried or not."""
-        return TriedNodes(self.first, [*self, *nodes], self.others + (0 if tried else len(nodes)))
+        return TriedNodes(self.first, self.request, [*self, *nodes], self.others + (0 if tried else len(nodes)))

@@ -7,7 +7,7 @@ counters of all that. Only figures are read from the roster; who is picked is de
 from __future__ import annotations
 
 import random
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING
 
 from clientlb import events
@@ -32,6 +32,7 @@ class Retrying:
         options: Of the service.
         roster: Its endpoints; the lock is theirs.
         outbox: Takes events.
+        may_go_to: Says whether there is one of some nodes that a call has not tried and may be given.
         now: Seconds of the balancer's clock.
 
     Attributes:
@@ -45,7 +46,14 @@ class Retrying:
         throttled: Calls that were refused.
     """
 
-    def __init__(self, options: Options, roster: Roster, outbox: Outbox, now: float) -> None:
+    def __init__(
+        self,
+        options: Options,
+        roster: Roster,
+        outbox: Outbox,
+        may_go_to: Callable[[Iterable[Node], TriedNodes], bool],
+        now: float,
+    ) -> None:
         budget = options.retry.budget
         self.budget: RetryBudget = RetryBudget(budget.ratio, budget.reserve, budget.window, now)
         self.throttle: Throttle | None = None if options.throttle is None else Throttle(options.throttle, now)
@@ -57,6 +65,7 @@ class Retrying:
         self.throttled: int = 0
         self._roster = roster
         self._outbox = outbox
+        self._may_go_to = may_go_to
 
     # ------------------------------------------------------------------ decisions
 
@@ -84,9 +93,14 @@ class Retrying:
         seconds, attempts = self._roster.usual(0.5, now)
         return attempts >= _ENOUGH and deadline - started < seconds
 
-    def has_untried(self, tried: Collection[Node]) -> bool:
-        """Whether there is a healthy endpoint that is not among those tried."""
-        return any(node not in tried for node in self._roster.ready)
+    def has_untried(self, tried: TriedNodes, *, healthy: bool = True) -> bool:
+        """Whether there is an endpoint for the call that is not among those tried.
+
+        Args:
+            tried: Where the call has been.
+            healthy: Only one that is healthy counts.
+        """
+        return self._may_go_to(self._roster.ready if healthy else self._roster.nodes, tried)
 
     def to_avoid(self, tried: TriedNodes, names: Collection[str]) -> TriedNodes:
         """Nodes that an attempt after `tried` keeps away from: those, and all that share something with one of them.

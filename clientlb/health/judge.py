@@ -33,7 +33,6 @@ from clientlb.health_options import HealthOptions
 from clientlb.outcome import Cause
 
 if TYPE_CHECKING:
-    from clientlb.endpoint import Endpoint
     from clientlb.figures import Figures
     from clientlb.node import Node
     from clientlb.pick import Pick
@@ -425,7 +424,7 @@ class Judge:
         exclude: Collection[Node],
         repeatable: bool,
         now: float,
-        fits: Callable[[Endpoint], bool] | None = None,
+        fitting: Collection[Node] | None = None,
     ) -> Node | None:
         """The ejected endpoint that the next call should probe, if one is due.
 
@@ -433,11 +432,11 @@ class Judge:
             exclude: Where the call has been.
             repeatable: It can be repeated elsewhere.
             now: Seconds of the clock.
-            fits: Whether an endpoint is what the call asks for; None if it asks for nothing.
+            fitting: Endpoints that it may be given; None is any.
         """
         patience = 0.0 if repeatable else self.options.unsafe_probe_after
         for node in self.ejected:
-            if node.breaker.probe_due(now - patience) and node not in exclude and (fits is None or fits(node.endpoint)):
+            if node.breaker.probe_due(now - patience) and node not in exclude and (fitting is None or node in fitting):
                 return node
         return None
 

@@ -12,6 +12,7 @@ from clientlb.policy.base import (
     Choose,
     ChooseFor,
     DescribingPolicy,
+    FilteringPolicy,
     LearningPolicy,
     Policy,
     ReckoningPolicy,
@@ -19,6 +20,7 @@ from clientlb.policy.base import (
     RequestPolicy,
     TendingPolicy,
     chooser,
+    fitter,
     wants_reports,
 )
 from clientlb.policy.consistent import Rendezvous, RingHash
@@ -43,6 +45,7 @@ __all__ = [
     "ChooseFor",
     "DescribingPolicy",
     "Filter",
+    "FilteringPolicy",
     "LearningPolicy",
     "LeastRequest",
     "LeastTime",
@@ -63,6 +66,7 @@ __all__ = [
     "WeightedRoundRobin",
     "Wrapper",
     "chooser",
+    "fitter",
     "make_policy",
     "wants_reports",
 ]

@@ -1,9 +1,9 @@
 """What a policy is, and what a call may ask of it.
 
 The least is `choose`. A policy that learns has `observe`, too; one that heeds what a call says about itself (a key, a
-filter) has `choose_for`; one that looks at what servers report has `wants_reports = True`; one that has something to do
-now and then has `tend`. What a policy knows of a node it says with `latency` and `describe`. The wrappers have all of
-these and hand on what the policy in them can do.
+filter) has `choose_for`, and `fitting` if it can say whom a filter leaves; one that looks at what servers report has
+`wants_reports = True`; one that has something to do now and then has `tend`. What a policy knows of a node it says with
+`latency` and `describe`. The wrappers have all of these and hand on what the policy in them can do.
 """
 
 from __future__ import annotations
@@ -108,6 +108,14 @@ class RequestPolicy(Policy, Protocol):
 
 
 @runtime_checkable
+class FilteringPolicy(RequestPolicy, Protocol):
+    """A policy that gives certain endpoints to calls that ask for them, and can say which."""
+
+    def fitting(self, request: Request, nodes: Sequence[Node]) -> Sequence[Node]:
+        """Those of `nodes` that such a call may be given; possibly none, and of none always none."""
+
+
+@runtime_checkable
 class TendingPolicy(Policy, Protocol):
     """A policy that has something to do now and then, apart from picks."""
 
@@ -127,8 +135,16 @@ def wants_reports(policy: Policy) -> bool:
     return bool(getattr(policy, "wants_reports", False))
 
 
+def fitter(policy: Policy) -> Fitting:
+    """What says which nodes `policy` may give to a call: without a word of its own those that match, or else any."""
+    if isinstance(policy, FilteringPolicy):
+        return policy.fitting
+    return lambda request, nodes: [node for node in nodes if request.matches(node.endpoint)] or nodes
+
+
 Choose = Callable[[Sequence[Node], float, random.Random], Node]
 ChooseFor = Callable[[Request, Sequence[Node], float, random.Random], Node]
+Fitting = Callable[[Request, Sequence[Node]], Sequence[Node]]
 
 
 def chooser(policy: Policy) -> ChooseFor:

@@ -47,14 +47,19 @@ class Filter(Wrapper):
         self._fallback = Request() if isinstance(fallback, str) else Request.of(where=fallback)
         self._filtered: Derived[LRUCache[Where, Sequence[Node]]] = Derived(lambda nodes: LRUCache(_FILTERS))
 
-    def narrow(self, request: Request, nodes: Sequence[Node], rng: random.Random) -> Sequence[Node]:
-        """Those that match."""
+    def fitting(self, request: Request, nodes: Sequence[Node]) -> Sequence[Node]:
+        """Those that match, or what the fallback leaves."""
         if not request.where:
             return nodes
         known = self._filtered.of(nodes)
         found = known.get(request.where)
         if found is None:
             found = known[request.where] = self._filter(request, nodes)
+        return found
+
+    def narrow(self, request: Request, nodes: Sequence[Node], rng: random.Random) -> Sequence[Node]:
+        """Those that fit, of which there has to be one."""
+        found = self.fitting(request, nodes)
         if not found:
             asked = ", ".join(f"{name}={value}" for name, value in sorted(request.where))
             raise NoEndpointsError(f"none of {len(nodes)} endpoints has {asked}")

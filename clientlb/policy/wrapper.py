@@ -16,6 +16,7 @@ from clientlb.policy.base import (
     Request,
     TendingPolicy,
     chooser,
+    fitter,
     wants_reports,
 )
 from clientlb.policy.named import make_policy
@@ -33,12 +34,13 @@ class Wrapper:
         inner: The policy within: a name, or a callable that makes a `Policy`.
     """
 
-    __slots__ = ("_choose", "_choose_for", "_observe", "inner")
+    __slots__ = ("_choose", "_choose_for", "_fitting", "_observe", "inner")
 
     def __init__(self, inner: str | Callable[[], Policy]) -> None:
         self.inner: Policy = make_policy(inner)
         self._choose = self.inner.choose
         self._choose_for = chooser(self.inner)
+        self._fitting = fitter(self.inner)
         self._observe = self.inner.observe if isinstance(self.inner, LearningPolicy) else None
 
     @property
@@ -59,6 +61,10 @@ class Wrapper:
     def choose_for(self, request: Request, nodes: Sequence[Node], now: float, rng: random.Random) -> Node:
         """Choose one of those that are left, for a call that said something about itself."""
         return self._choose_for(request, self.narrow(request, nodes, rng), now, rng)
+
+    def fitting(self, request: Request, nodes: Sequence[Node]) -> Sequence[Node]:
+        """Those that the policy within may give to such a call."""
+        return self._fitting(request, nodes)
 
     def observe(self, node: Node, seconds: float, success: bool, now: float) -> None:
         """Let the policy within learn."""

@@ -4,9 +4,22 @@ import re
 from functools import partial
 
 import pytest
+from tenacity import stop_after_attempt, wait_none
 
-from clientlb import ConfigurationError, Endpoint, HealthOptions, NoEndpointsError, Options, Outcome
+from clientlb import (
+    BudgetOptions,
+    Cause,
+    ConfigurationError,
+    Endpoint,
+    HealthOptions,
+    NoEndpointsError,
+    Options,
+    Outcome,
+    RetryOptions,
+    Verdict,
+)
 from clientlb.balancer import Balancer
+from clientlb.call import call
 from clientlb.policy import (
     Aperture,
     Filter,
@@ -21,6 +34,9 @@ from clientlb.policy import (
     Subset,
     WeightedRoundRobin,
 )
+
+FAILED = Verdict(Outcome.RETRYABLE, "503")
+REFUSED = Verdict(Outcome.RETRYABLE, "ConnectError", sent=False, cause=Cause.CONNECT)
 
 
 def fleet(count, **described):
@@ -99,6 +115,75 @@ def test_an_endpoint_that_nobody_asks_for_is_in_nobody_elses_way():
     assert service.stats().healthy == 5, "that of the other shard still waits for its probe"
     with service.pick(where={"shard": "0"}) as pick:
         assert pick.node is failing[0].node
+
+
+@pytest.mark.parametrize("fallback", ["any", {"shard": "0"}])
+def test_when_nobody_matches_those_of_the_fallback_are_probed(fallback):
+    clock = Clock()
+    service = balancer(partial(Filter, "p2c", fallback), fleet(6), clock, consecutive_failures=1, open_for=5.0)
+    failing = service.pick(where={"shard": "0"})
+    other = service.pick(where={"shard": "1"})
+    for pick in (failing, other):
+        pick.release(Outcome.FAILURE)
+    clock.now = 20.0
+    probed = set()
+    for _ in range(2):
+        with service.pick(where={"shard": "9"}) as pick:
+            probed.add(pick.node)
+    assert probed >= {failing.node}
+    assert (other.node in probed) == (fallback == "any")
+    assert service.stats().healthy == (6 if fallback == "any" else 5)
+
+
+class OwnFilter:
+    """A user's policy that takes a filter for a wish."""
+
+    def choose(self, nodes, now, rng):
+        return nodes[0]
+
+    def choose_for(self, request, nodes, now, rng):
+        return next((node for node in nodes if request.matches(node.endpoint)), nodes[0])
+
+
+def test_a_policy_that_does_not_say_whom_it_leaves_is_taken_to_prefer_those_that_match():
+    clock = Clock()
+    service = balancer(OwnFilter, fleet(4), clock, consecutive_failures=1, open_for=5.0)
+    failing = service.pick(where={"shard": "0"})
+    failing.release(Outcome.FAILURE)
+    clock.now = 20.0
+    with service.pick(where={"shard": "1"}) as pick:
+        assert pick.node is not failing.node
+    with service.pick(where={"shard": "9"}) as pick:
+        assert pick.node is failing.node
+
+
+def attempts_of(service, verdict, wanted, **retry):
+    """Where a call goes whose attempts all end like that."""
+    options = RetryOptions(wait=wait_none(), stop=stop_after_attempt(10), budget=BudgetOptions(reserve=100), **retry)
+    steps = call(service, idempotent=True, request=Request.of(where=wanted), retry=options, whole=True)
+    step, went = next(steps), []
+    while step is not None:
+        went.append(step.pick.node)
+        step = steps.send(verdict)
+    return went
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_strict_filter_tries_nobody_twice_if_that_is_not_wanted(wrapped):
+    strict = partial(Filter, "p2c", "fail")
+    service = balancer(partial(SlowStart, strict) if wrapped else strict, fleet(6))
+    went = attempts_of(service, FAILED, {"shard": "1"}, reuse=False)
+    assert len(went) == len(set(went)) == 3
+    wish = balancer(partial(Filter, "p2c"), fleet(6))
+    went = attempts_of(wish, FAILED, {"shard": "1"}, reuse=False)
+    assert len(went) == len(set(went)) == 6
+    assert {node.endpoint.metadata["shard"] for node in went[:3]} == {"1"}
+
+
+def test_endpoints_that_do_not_match_are_no_reason_to_repeat_a_refused_call_at_once():
+    service = balancer(partial(Filter, "p2c", "fail"), fleet(6), connect_failures=100)
+    assert len(set(attempts_of(service, REFUSED, {"shard": "1"}, reuse=False))) == 3
+    assert len(attempts_of(service, REFUSED, {"shard": "1"}, reuse=False)) == 3
 
 
 def test_a_strict_filter_fails_and_leaves_nothing_in_flight():

@@ -17,6 +17,8 @@ import pytest
 import clientlb
 import clientlb.grpc
 import clientlb.grpc.aio
+from clientlb.grpc import _exchange
+from clientlb.grpc.aio import _exchange as aio_exchange
 from clientlb.testing import ManualDiscovery
 from tests.grpc.caller import Caller, answered_by_all
 from tests.grpc.conftest import OrdersServer
@@ -116,6 +118,22 @@ def test_the_deadline_ends_all_attempts(over, pb, pair):
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         with clientlb.deadline(0.0), pytest.raises(clientlb.DeadlineExceededError):
             caller.get(pb.Request())
+
+
+def test_a_second_attempt_that_cannot_be_started_leaves_the_first_alone(over, pb, pair, monkeypatch):
+    for exchange in (_exchange.Exchange, aio_exchange.Exchange):
+
+        def start(self, attempt, start=exchange.start):
+            if attempt.number > 1:
+                raise RuntimeError("can't start new thread")
+            return start(self, attempt)
+
+        monkeypatch.setattr(exchange, "start", start)
+    with over(*pair) as caller:
+        slow = pair[0]
+        for _ in range(2):  # one of the two goes there first
+            assert caller.get(pb.Request(**at(slow, 0.3))).port
+        assert caller.balancer.stats().hedges == 0
 
 
 def test_with_call_has_the_call_that_answered(pb, pair, stub_class):
