@@ -99,6 +99,7 @@ class Wait:
 _RETRYABLE = Outcome.RETRYABLE  # see clientlb.balancer
 FOREVER = 1e6
 """Seconds that no call outlives; infinity is more than the waits of threads can take."""
+_FAILURE = Outcome.FAILURE
 _IGNORED = Outcome.IGNORED
 _CONNECT = Cause.CONNECT
 _SUCCESS = Outcome.SUCCESS
@@ -345,15 +346,17 @@ def call(
         now = balancer.clock()
         attempt.trace.attempts.append(Tried(pick.node.endpoint, verdict.reason, now - pick.started))
         outcome = verdict.outcome
-        if outcome is _RETRYABLE and deadline is not None and retrying.cut_short(pick.started, deadline, now):
+        failed = outcome is _RETRYABLE or outcome is _FAILURE
+        if failed and deadline is not None and retrying.cut_short(pick.started, deadline, now):
             outcome = _IGNORED  # it was the caller who had no time
+            attempt.trace.refusal = Refusal.OUT_OF_TIME
         if whole:
             pick.release(outcome, verdict.reason, now, verdict.cause)
         else:
             pick.observe(outcome, verdict.reason, now, verdict.cause)
-        if verdict.outcome is not _RETRYABLE:
+        if outcome is not _RETRYABLE:
             if throttled:
-                retrying.accepted(balancer.clock())  # a failure of the application took work, too
+                retrying.accepted(now)  # a failure of the application took work, too
             break
         if verdict.cause is _CONNECT:
             balancer.unreachable(pick.node)

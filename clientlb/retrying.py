@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _ENOUGH = 20
 """Attempts without which nobody can say how long one usually takes."""
+_SOON = 0.02
+"""Seconds before a deadline from which on it has ended what fails: gRPC counts in whole milliseconds."""
 
 
 class Retrying:
@@ -88,10 +90,11 @@ class Retrying:
 
     def cut_short(self, started: float, deadline: float, now: float) -> bool:
         """Whether a deadline has ended an attempt that had less time than half of all attempts take."""
-        if now < deadline:
+        given = deadline - started
+        if deadline - now > min(_SOON, given / 2):
             return False
         seconds, attempts = self._roster.usual(0.5, now)
-        return attempts >= _ENOUGH and deadline - started < seconds
+        return attempts >= _ENOUGH and given < seconds
 
     def has_untried(self, tried: TriedNodes, *, healthy: bool = True) -> bool:
         """Whether there is an endpoint for the call that is not among those tried.

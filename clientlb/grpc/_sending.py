@@ -90,29 +90,20 @@ class Sending:
         """Say what the status of an attempt means."""
         if code is _OK:
             return SUCCEEDED
-        if code is _DEADLINE_EXCEEDED:
-            found = self._out_of_time(attempt)
-            if found is not None:
-                return found
+        if code is _DEADLINE_EXCEEDED and self._is_timed_out(attempt):
+            return TIMED_OUT
         found = verdict(code, details, trailing_metadata, attempt.pick.endpoint, self.balancer.options.retry.codes)
         taken = isinstance(self._request, (Requests, AsyncRequests)) and not self._request.replayable
         if taken and found.outcome is _RETRYABLE:
             return Verdict(Outcome.FAILURE, f"{found.reason}, in the midst of the request stream")
         return found
 
-    def _out_of_time(self, attempt: Attempt) -> Verdict | None:
-        """What it means that an attempt took too long, if it was we who said so."""
-        balancer, deadline = self.balancer, self.deadline
-        started, now = attempt.pick.started, balancer.clock()
-        if self._single and attempt.expires not in (None, deadline) and now >= attempt.expires - _SOON:
-            return TIMED_OUT
-        if (
-            deadline is not None
-            and now >= deadline - _SOON
-            and balancer.retrying.cut_short(started, deadline, max(now, deadline))
-        ):
-            return Verdict(Outcome.IGNORED, _DEADLINE_EXCEEDED.name)  # the caller gave it less time than it takes
-        return None
+    def _is_timed_out(self, attempt: Attempt) -> bool:
+        """Whether it was we who said that an attempt has taken too long, and not for the deadline of the call."""
+        expires = attempt.expires
+        if not self._single or expires is None or expires == self.deadline:
+            return False
+        return self.balancer.clock() >= expires - _SOON
 
     def time_remaining(self) -> float | None:
         """Seconds until the deadline of the whole call, not below 0; None without one."""

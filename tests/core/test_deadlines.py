@@ -217,11 +217,11 @@ class TestEvidence:
             pick.release()
         return bench
 
-    def failures_after(self, bench, seconds, verdict=FAILED):
+    def failures_after(self, bench, seconds, verdict=FAILED, early=0.0):
         steps = bench.call(deadline=bench.clock() + seconds, whole=True)
         next(steps)
-        bench.clock.advance(seconds)
-        assert steps.send(verdict) is None
+        bench.clock.advance(seconds - early)
+        steps.send(verdict)
         return bench.balancer.stats().endpoints[0].failures
 
     def test_enough_time_is_evidence(self):
@@ -229,6 +229,18 @@ class TestEvidence:
 
     def test_too_little_time_is_none(self):
         assert self.failures_after(self.bench(usual=0.2), 0.1) == 0
+
+    def test_a_failure_that_is_never_repeated_is_cut_short_like_any_other(self):
+        exceeded = Verdict(Outcome.FAILURE, "DEADLINE_EXCEEDED")
+        assert self.failures_after(self.bench(usual=0.2), 0.1, exceeded) == 0
+        assert self.failures_after(self.bench(usual=0.01), 0.5, exceeded) == 1
+
+    @pytest.mark.parametrize(("early", "failures"), [(0.015, 0), (0.025, 1)])
+    def test_who_measures_time_in_milliseconds_may_be_a_little_early(self, early, failures):
+        assert self.failures_after(self.bench(usual=0.2), 0.1, early=early) == failures
+
+    def test_a_failure_at_once_is_evidence_however_short_the_deadline(self):
+        assert self.failures_after(self.bench(usual=0.2), 0.01, early=0.009) == 1
 
     def test_without_knowledge_it_is_evidence(self):
         assert self.failures_after(Bench(endpoints=1), 0.001) == 1

@@ -19,6 +19,7 @@ from clientlb import (
 from clientlb.call import Attempt, Wait, call
 from clientlb.options import NO_RETRIES
 from clientlb.outcome import SUCCEEDED
+from clientlb.retry.policy import Refusal
 from clientlb.retry.throttle import Throttle
 from clientlb.testing import FakeClock
 
@@ -126,6 +127,21 @@ def test_a_call_that_was_given_up_was_not_turned_away():
         steps = call(bench.balancer, idempotent=True)
         next(steps)
         steps.close()
+
+
+def test_an_attempt_that_our_own_deadline_cut_short_was_not_turned_away():
+    bench = Bench()
+    for _ in range(50):
+        pick = bench.balancer.pick()
+        bench.clock.advance(0.2)
+        pick.release()
+    for _ in range(200):
+        steps = call(bench.balancer, idempotent=True, deadline=bench.clock() + 0.05, whole=True)
+        attempt = next(steps)
+        bench.clock.advance(0.05)
+        assert steps.send(Verdict(Outcome.RETRYABLE, "ReadTimeout")) is None
+        assert attempt.trace.refusal is Refusal.OUT_OF_TIME
+    assert bench.balancer.stats().throttled == 0
 
 
 def test_calls_that_could_not_be_sent_do_not_count():

@@ -93,6 +93,20 @@ def test_the_deadline_ends_a_call_in_the_midst_of_its_attempts(over, pb, pair):
         assert "attempt timeout" in "".join(caught.value.__notes__)
 
 
+def test_a_deadline_that_leaves_less_time_than_usual_is_no_evidence(over, pb, pair):
+    with over([pair[0].address]) as caller:
+        caller.get(pb.Request())
+        usual = [caller.balancer.pick() for _ in range(40)]
+        time.sleep(0.5)
+        for pick in usual:
+            pick.release()
+        for _ in range(3):
+            with pytest.raises(grpc.RpcError) as caught:
+                caller.get(pb.Request(act="sleep", argument="2"), timeout=0.1)
+            assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert caller.balancer.stats().failures == 0
+
+
 def test_an_attempt_that_is_cut_short_goes_elsewhere_and_is_evidence(over, pb, pair):
     slow, fast = pair
     request = pb.Request(act="sleep at", argument=f"{slow.port} 2")
