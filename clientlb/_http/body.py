@@ -35,6 +35,9 @@ class _ResponseBody:
         link: What the response came through.
     """
 
+    _cut_short = False
+    """A cancellation or an interrupt came while it was read or closed, so httpcore may not know of its end."""
+
     def __init__(
         self,
         stream: Any,
@@ -87,19 +90,30 @@ class ResponseBody(_ResponseBody):
             if translated is error:
                 raise
             raise translated from error
+        except BaseException:
+            self._cut_short = True
+            raise
 
     def close(self) -> None:
         """End the call. In a child that was forked meanwhile it is the parent's, which ends it."""
         if self._links.inherited:
             never_free(self._stream)
             return
+        link, self._link = self._link, None
         try:
             self._stream.close()
+        except BaseException:
+            self._cut_short = True
+            raise
         finally:
             self._pick.release()
-            link, self._link = self._link, None
-            if link is not None and self._links.give_back(link):
-                close_retired(self._links)
+            if link is not None:
+                try:
+                    if self._cut_short:
+                        link.transport.clean_up(self._stream)
+                finally:
+                    if self._links.give_back(link):
+                        close_retired(self._links)
 
 
 class AsyncResponseBody(_ResponseBody):
@@ -126,23 +140,34 @@ class AsyncResponseBody(_ResponseBody):
             if translated is error:
                 raise
             raise translated from error
+        except BaseException:
+            self._cut_short = True
+            raise
 
     async def aclose(self) -> None:
         """End the call. In a child that was forked meanwhile it is the parent's, which ends it."""
         if self._links.inherited:
             never_free((self._stream, self._parts))
             return
+        link, self._link = self._link, None
         try:
             try:
                 if isinstance(self._parts, AsyncGeneratorType):  # it was left half-way
                     await self._parts.aclose()
             finally:  # also when that is cancelled
                 await self._stream.aclose()
+        except BaseException:
+            self._cut_short = True
+            raise
         finally:
             self._pick.release()
-            link, self._link = self._link, None
-            if link is not None and self._links.give_back(link):
-                await aclose_retired(self._links)
+            if link is not None:
+                try:
+                    if self._cut_short:
+                        await link.transport.clean_up(self._stream)
+                finally:
+                    if self._links.give_back(link):
+                        await aclose_retired(self._links)
 
 
 class _OneShotBody:
@@ -217,9 +242,14 @@ def close_retired(links: Links[Any]) -> None:
 
 
 async def aclose_retired(links: Links[Any]) -> None:
-    """The same for async transports, in the event loop that they belong to."""
+    """The same for async transports, in their event loop. A cancellation is raised after the last of them."""
+    cancelled: BaseException | None = None
     for transport in links.retired():
         try:
             await transport.aclose()
         except Exception:
             _log.debug("a transport could not be closed", exc_info=True)
+        except BaseException as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled

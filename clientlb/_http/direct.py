@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from clientlb._http.http2 import AsyncLastingBackend, LastingBackend, async_pool, sync_pool
+from clientlb._http import http2, pools
+from clientlb._http.http2 import AsyncLastingBackend, LastingBackend
 from clientlb._http.message import copy_to
 from clientlb._http.place import Place, below
 from clientlb._http.streams import AsyncDialler, Dialler
@@ -110,8 +111,8 @@ class _Direct:
     def _backend(self) -> Any:
         return LastingBackend(self.dialler, self._core.WriteError)
 
-    def _pool_type(self, http2: bool) -> Any:
-        return sync_pool(self._core) if http2 else self._core.ConnectionPool
+    def _pool_type(self, multiplexes: bool) -> Any:
+        return (http2 if multiplexes else pools).sync_pool(self._core)
 
     def _without_room(self, error: Exception) -> list[Any]:
         """Connections on which a server that goes away takes no more requests. httpcore never reads its goodbye."""
@@ -159,8 +160,13 @@ class Direct(_Direct):
             scheme: Of the URL.
             changes: Attributes of the request that differ: `stream`, `extensions`, `headers`.
         """
+        addressed = self._addressed(request, scheme, changes)
         try:
-            answer = self._pool.handle_request(self._addressed(request, scheme, changes))
+            try:
+                answer = self._pool.handle_request(addressed)
+            except BaseException:
+                self._pool.clean_up(addressed)
+                raise
         except self._errors.kinds as error:
             full = self._without_room(error)
             if not full:
@@ -169,6 +175,10 @@ class Direct(_Direct):
                 connection.close()
             return self.send(request, scheme, changes)
         return self._response(answer.status, headers=answer.headers, stream=answer.stream, extensions=answer.extensions)
+
+    def clean_up(self, stream: Any) -> None:
+        """After an interrupt in the stream of a response, or while it was closed: leave nothing of it behind."""
+        self._pool.clean_up(stream._pool_request.request)
 
     def close(self) -> None:
         """Close every connection."""
@@ -186,13 +196,18 @@ class AsyncDirect(_Direct):
     def _backend(self) -> Any:
         return AsyncLastingBackend(self.dialler, self._core.WriteError)
 
-    def _pool_type(self, http2: bool) -> Any:
-        return async_pool(self._core) if http2 else self._core.AsyncConnectionPool
+    def _pool_type(self, multiplexes: bool) -> Any:
+        return (http2 if multiplexes else pools).async_pool(self._core)
 
     async def send(self, request: Any, scheme: bytes, changes: Mapping[str, Any]) -> Any:
         """As that of `Direct`."""
+        addressed = self._addressed(request, scheme, changes)
         try:
-            answer = await self._pool.handle_async_request(self._addressed(request, scheme, changes))
+            try:
+                answer = await self._pool.handle_async_request(addressed)
+            except BaseException:
+                await self._pool.clean_up(addressed)
+                raise
         except self._errors.kinds as error:
             full = self._without_room(error)
             if not full:
@@ -201,6 +216,10 @@ class AsyncDirect(_Direct):
                 await connection.aclose()
             return await self.send(request, scheme, changes)
         return self._response(answer.status, headers=answer.headers, stream=answer.stream, extensions=answer.extensions)
+
+    async def clean_up(self, stream: Any) -> None:
+        """After a cancellation in the stream of a response, or while it was closed: leave nothing of it behind."""
+        await self._pool.clean_up(stream._pool_request.request)
 
     async def aclose(self) -> None:
         """Close every connection."""
@@ -248,6 +267,9 @@ class Through(_Through):
         """As that of `Direct`."""
         return self._transport.handle_request(self._addressed(request, scheme, changes))
 
+    def clean_up(self, stream: Any) -> None:
+        """Nothing: what the transport leaves behind is its own affair."""
+
     def close(self) -> None:
         """Close the transport."""
         self._transport.close()
@@ -261,6 +283,9 @@ class AsyncThrough(_Through):
     def send(self, request: Any, scheme: bytes, changes: Mapping[str, Any]) -> Any:
         """As that of `Direct`; a coroutine."""
         return self._transport.handle_async_request(self._addressed(request, scheme, changes))
+
+    async def clean_up(self, stream: Any) -> None:
+        """Nothing: what the transport leaves behind is its own affair."""
 
     async def aclose(self) -> None:
         """Close the transport."""

@@ -19,6 +19,8 @@ import threading
 from types import ModuleType
 from typing import Any
 
+from clientlb._http import pools
+
 
 class _Kept:
     """A connection that is not used again once the server has said something unasked; the base class is httpcore's."""
@@ -86,13 +88,13 @@ def sync_pool(core: ModuleType) -> Any:
         core: `httpcore` or `httpcore2`.
     """
     alone = type("Connection", (_Alone, core.HTTPConnection), {"_busy": core.ConnectionNotAvailable})
-    return type("Pool", (_Pool, core.ConnectionPool), {"_kind": alone})
+    return type("Pool", (_Pool, pools.sync_pool(core)), {"_kind": alone})
 
 
 def async_pool(core: ModuleType) -> Any:
     """The same for an async client."""
     kept = type("Connection", (_Kept, core.AsyncHTTPConnection), {})
-    return type("Pool", (_Pool, core.AsyncConnectionPool), {"_kind": kept})
+    return type("Pool", (_Pool, pools.async_pool(core)), {"_kind": kept})
 
 
 class Lasting:

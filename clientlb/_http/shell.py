@@ -276,10 +276,11 @@ class AsyncShell(Shell[AsyncTransportT], Generic[AnyRequest, AnyResponse, AsyncT
         here = running_loop()
         for loop, links in self._by_loop.items():
             links.retire_all()
-            if loop is here:
-                await aclose_retired(links)
-            else:
+            if loop is not here:
                 run_in(loop, aclose_retired, links)
+        own = self._by_loop.get(here)
+        if own is not None:  # last, for this may be cancelled
+            await aclose_retired(own)
 
 
 def _hook(shell: Shell[Any]) -> events.EventHook:

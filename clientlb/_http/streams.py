@@ -53,11 +53,18 @@ class Stream:
                     self._stream.write(buffer[start : start + _SLICE], timeout.now())
 
     def start_tls(self, ssl_context: Any, server_hostname: str | None = None, timeout: float | None = None) -> Stream:
-        """As that of httpcore."""
-        if type(timeout) is not Remaining:
-            return Stream(self._stream.start_tls(ssl_context, server_hostname, timeout))
-        with self.get_extra_info("socket").dup() as handle, self._watched(timeout, handle):  # TLS takes the original
-            return Stream(self._stream.start_tls(ssl_context, server_hostname, timeout.now()))
+        """As that of httpcore, but an interrupt closes the connection as well, which nobody knows yet."""
+        try:
+            if type(timeout) is not Remaining:
+                return Stream(self._stream.start_tls(ssl_context, server_hostname, timeout))
+            with (
+                self.get_extra_info("socket").dup() as handle,
+                self._watched(timeout, handle),
+            ):  # TLS takes the original
+                return Stream(self._stream.start_tls(ssl_context, server_hostname, timeout.now()))
+        except BaseException:
+            self.close()
+            raise
 
     def _watched(self, timeout: Remaining, connection: Any = None) -> AbstractContextManager[None]:
         """For as long as a thread waits for something here: the attempt may be ended early."""
@@ -86,8 +93,12 @@ class AsyncStream:
     async def start_tls(
         self, ssl_context: Any, server_hostname: str | None = None, timeout: float | None = None
     ) -> AsyncStream:
-        """As that of httpcore."""
-        return AsyncStream(await self._stream.start_tls(ssl_context, server_hostname, _now(timeout)))
+        """As that of httpcore, but a cancellation closes the connection as well, which nobody knows yet."""
+        try:
+            return AsyncStream(await self._stream.start_tls(ssl_context, server_hostname, _now(timeout)))
+        except BaseException:
+            await self.aclose()
+            raise
 
 
 class Dialler:
