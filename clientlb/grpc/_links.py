@@ -2,7 +2,7 @@
 
 An endpoint's channel is opened by the first call that picks it, and stays. Connecting goes on in the background: while
 it does, calls go to endpoints that are connected, if there are some. With the first channel of a service a few more are
-opened, so that there is one.
+opened, so that there is one, and with every call that is moved, one more.
 
 When the endpoint has left the service its channel is closed as soon as its last call has ended, so no running call is
 ever cancelled by a change of the list.
@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 import grpc
@@ -119,15 +119,14 @@ class Links(dict[Node, Link[Channel]]):
             else:
                 first = False
         if first:
-            self._warm(node)
+            self._warm([other for other in self.balancer.nodes if other is not node], _WARM)
         return link
 
     # ------------------------------------------------------------------ connecting in the background
 
-    def _warm(self, first: Node) -> None:
-        """Connect to a few endpoints besides the first one, which may be one that cannot be connected to."""
-        others = [node for node in self.balancer.nodes if node is not first]
-        for node in self.balancer.rng.sample(others, min(_WARM, len(others))):
+    def _warm(self, nodes: Sequence[Node], count: int) -> None:
+        """Connect to a few of these, for who is called may be one that cannot be connected to."""
+        for node in self.balancer.rng.sample(nodes, min(count, len(nodes))):
             with contextlib.suppress(Exception):  # whoever calls that endpoint will see it
                 self._state_of(self[node].channel)
 
@@ -162,6 +161,8 @@ class Links(dict[Node, Link[Channel]]):
         nodes = self.balancer.nodes
         if not any(other in connected for other in nodes):
             return pick
+        # Or those that are connected would share all calls: one that is moved takes the turn of who comes next.
+        self._warm([other for other in nodes if other not in self], 1)
         another = self.balancer.try_pick([other for other in nodes if other not in connected], repeatable)
         if another is None or another.node not in connected:
             if another is not None:

@@ -82,8 +82,8 @@ def test_kinds_of_watches_do_not_disturb_each_other(server: ZooKeeperServer, ser
         watching(ZooKeeperDiscovery(server.hosts, persistent_watches=False), service) as one_shot,
         watching(ZooKeeperDiscovery(server.hosts), f"{service}-other"),  # so that the session stays
     ):
-        # It has asked for the node by now, which is not there. Had the node come between its two questions, then a watch
-        # of its data would stay, which the servers do name.
+        # It has asked for the node by now, which is not there. Had the node come between its two questions, a watch of
+        # its data would stay, which the servers do name.
         one_shot.expect()
         with watching(ZooKeeperDiscovery(server.hosts), service) as persistent:
             for port in (1, 2, 3):
