@@ -181,12 +181,14 @@ def test_list_never_shrinks_while_sessions_of_zookeeper_expire(own_zookeeper: Zo
             assert registrars.stdout.readline() == b"ready\n"
             with listed(f"{own_zookeeper.url}?session_timeout=4", service) as client:
                 client.becomes(1, 2, 3, 4, 5)
+                registrars.send_signal(signal.SIGSTOP)  # what waits for the server in its sockets would renew sessions
                 own_zookeeper.signal(signal.SIGSTOP)
                 time.sleep(5)  # the outage itself: longer than the sessions of 4 s
                 own_zookeeper.signal(signal.SIGCONT)
-                wait_until(lambda: client.seen(events.RemovalHeld), 20, "the registry names fewer")
+                wait_until(lambda: client.seen(events.RemovalHeld), 30, "the registry names fewer")
                 assert client.ports == {1, 2, 3, 4, 5}
-                wait_until(lambda: client.balancer.limbo == (), 20, "all are back")
+                registrars.send_signal(signal.SIGCONT)
+                wait_until(lambda: client.balancer.limbo == (), 60, "all are back")
                 assert client.ports == {1, 2, 3, 4, 5}
                 assert client.smallest == 5
                 assert len(client.seen(events.HeldReturned)) >= 1
