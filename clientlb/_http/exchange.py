@@ -28,7 +28,7 @@ from clientlb.errors import ConfigurationError, NotSentError, of_service
 from clientlb.hedging import drive_hedged, drive_hedged_async
 from clientlb.options import CallOptions
 from clientlb.orca import of_headers
-from clientlb.outcome import SUCCEEDED, Cause, Outcome, Verdict
+from clientlb.outcome import SUCCEEDED, Outcome, Verdict
 from clientlb.pick import Pick
 
 _log = logging.getLogger("clientlb.http")
@@ -198,12 +198,7 @@ class _Exchange(ABC, Generic[AnyRequest]):
             return Verdict(Outcome.IGNORED, f"{type(error).__name__} in the request body")
         if self._links.closed:
             return Verdict(Outcome.IGNORED, f"{type(error).__name__} after the client was closed")
-        errors = self._flavour.errors
-        if self._limits.attempt_timeout is not None and errors.crowded(error):
-            return Verdict(
-                Outcome.RETRYABLE, "PoolTimeout", sent=False, untouched=self._untouched, cause=Cause.OVERLOAD
-            )
-        return errors.of(error, untouched=self._untouched, stale=error is self._stale)
+        return self._flavour.errors.of(error, untouched=self._untouched, stale=error is self._stale)
 
     def _failed_on_a_kept_connection(self, error: BaseException, pick: Pick) -> None:
         """No evidence, if the connection broke: it may have been closed for having been idle, in the same moment."""

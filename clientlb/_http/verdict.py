@@ -9,9 +9,9 @@ not taken (HTTP/2): refused,    RETRYABLE     never processed: safe to repeat wh
   too many streams, GOAWAY
 broke before any answer came,   RETRYABLE     no evidence: see `Verdict.stale`
   on a connection used before
-all connections in use for      RETRYABLE     never sent, and soft evidence: a server that hangs fills its pool
-  all of the attempt timeout
-everything else                 IGNORED       the caller's own: pool limit, bad header, error in its body
+no connection became free       RETRYABLE     never sent, and soft evidence: a server that hangs fills its pool, which
+  in time                                     is that of one endpoint
+everything else                 IGNORED       the caller's own: bad header, error in its body
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class ErrorVerdicts:
         reason = type(error).__name__
         if isinstance(error, self._never_sent):
             return Verdict(Outcome.RETRYABLE, reason, sent=False, untouched=untouched, cause=Cause.CONNECT)
-        refused = _was_not_taken(error)
+        refused = isinstance(error, self._pool_timeout) or _was_not_taken(error)
         maybe_sent = refused or isinstance(error, self._maybe_sent) or self._was_closed(error)
         if stale:
             reason = f"{reason} on a kept connection"
@@ -77,10 +77,6 @@ class ErrorVerdicts:
             return Verdict(Outcome.IGNORED, reason)
         cause = Cause.OVERLOAD if refused else Cause.APPLICATION
         return Verdict(Outcome.RETRYABLE, reason, sent=not refused, untouched=untouched, cause=cause, stale=stale)
-
-    def crowded(self, error: BaseException) -> bool:
-        """Whether all connections to the endpoint were in use until the time was over."""
-        return isinstance(error, self._pool_timeout)
 
     def hung_up(self, error: BaseException) -> bool:
         """Whether the connection broke or was closed, as opposed to something wrong that came through it."""

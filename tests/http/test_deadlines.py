@@ -134,14 +134,16 @@ async def test_waiting_for_a_connection_of_the_pool_ends_in_time(
                 assert isinstance(await outcome(kind, http, "GET", "http://orders/"), kind.library.PoolTimeout)
 
 
+@pytest.mark.parametrize("whose", ["ours", "the client's"])
 @pytest.mark.parametrize("method", ["GET", "POST"])
 async def test_an_attempt_that_finds_no_connection_free_is_made_elsewhere(
-    kind: Kind, method: str, shared_servers: dict[str, Process]
+    kind: Kind, method: str, whose: str, shared_servers: dict[str, Process]
 ) -> None:
     limits = kind.library.Limits(max_connections=1)
-    with over(*shared_servers.values(), attempt_timeout=SOON) as services:
+    timeout = None if whose == "ours" else kind.library.Timeout(None, pool=SOON)
+    with over(*shared_servers.values(), attempt_timeout=SOON if whose == "ours" else None) as services:
         async with (
-            kind.client(services, timeout=None, limits=limits) as http,
+            kind.client(services, timeout=timeout, limits=limits) as http,
             http.stream("http://orders/stream?chunks=2&pause=0") as response,
         ):
             full = response.extensions["clientlb"].endpoint

@@ -139,7 +139,7 @@ def test_what_a_status_means(status: int, asked: str | None, outcome: Outcome, w
         ("CloseError", Outcome.RETRYABLE, True),
         ("RemoteProtocolError", Outcome.RETRYABLE, True),
         ("ProxyError", Outcome.RETRYABLE, True),
-        ("PoolTimeout", Outcome.IGNORED, True),
+        ("PoolTimeout", Outcome.RETRYABLE, False),
         ("LocalProtocolError", Outcome.IGNORED, True),
         ("UnsupportedProtocol", Outcome.IGNORED, True),
         ("DecodingError", Outcome.IGNORED, True),
