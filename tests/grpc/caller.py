@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
@@ -76,6 +77,14 @@ class Caller:
 
             self._loop.run_until_complete(run())
         return replies
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Let other tasks go on until something is true."""
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, "did not come true in time"
+        await asyncio.sleep(0.01)
 
 
 def answered_by_all(call: Callable[[], int], ports: Collection[int]) -> None:

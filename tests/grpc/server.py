@@ -101,7 +101,7 @@ class Orders(orders_pb2_grpc.OrdersServicer):  # type: ignore[misc]
 
 
 ageing = [("grpc.max_connection_age_ms", 300), ("grpc.max_connection_age_grace_ms", 10_000)]
-server = grpc.server(futures.ThreadPoolExecutor(16), options=ageing if sys.argv[3:] == ["ageing"] else None)
+server = grpc.server(futures.ThreadPoolExecutor(100), options=ageing if sys.argv[3:] == ["ageing"] else None)
 orders_pb2_grpc.add_OrdersServicer_to_server(Orders(), server)
 if sys.argv[3:] == ["tls"]:
     certificates = Path(__file__).with_name("certificates")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
-import time
 
 import grpc
 import grpc.aio
@@ -14,19 +13,12 @@ import pytest
 import clientlb
 import clientlb.grpc.aio
 from clientlb.testing import ManualDiscovery
-from tests.grpc.caller import answered_by_all_async
+from tests.grpc.caller import answered_by_all_async, until
 
 
 @pytest.fixture(autouse=True)
 def _known(discovery: ManualDiscovery, pair) -> None:
     discovery.set("orders", [server.address for server in pair])
-
-
-async def until(condition, timeout: float = 10.0) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "did not come true in time"
-        await asyncio.sleep(0.01)
 
 
 async def test_all_four_arities_are_balanced(aconnect, pb, pair, in_flight):
@@ -259,7 +251,7 @@ def test_a_closed_event_loop_leaves_no_call_in_flight(services, stub_class, pb, 
 
     async def begin() -> None:
         kept.append(orders.Get(pb.Request(act="sleep", argument="1")))
-        await asyncio.sleep(0.05)
+        await until(lambda: in_flight() == 1)
         kept.append(orders.Get(pb.Request(act="sleep", argument="1")))
 
     loop = asyncio.new_event_loop()
@@ -352,10 +344,10 @@ async def test_close_cancels_what_runs_and_refuses_what_comes(services, stub_cla
         assert (await stub_class(another).Get(pb.Request(id="still open"))).id == "still open"
 
 
-async def test_close_with_grace_lets_calls_finish(services, stub_class, pb):
+async def test_close_with_grace_lets_calls_finish(services, stub_class, pb, pair, seen):
     channel = clientlb.grpc.aio.channel("orders", services)
-    call = stub_class(channel).Get(pb.Request(id="finished", act="sleep", argument="0.2"))
-    await asyncio.sleep(0.05)
+    call = stub_class(channel).Get(pb.Request(id="finished", act="sleep", argument="0.5"))
+    await until(lambda: any(seen(server, "finished") for server in pair))
     await channel.close(grace=20)
     assert (await call).id == "finished"
 
@@ -408,7 +400,5 @@ async def test_close_does_not_wait_for_endpoints(discovery, services, stub_class
     discovery.set("orders", [])
     channel = clientlb.grpc.aio.channel("orders", services)
     call = stub_class(channel).Get(pb.Request())
-    began = time.monotonic()
     await channel.close()
-    assert time.monotonic() - began < 3
-    assert call.cancelled()
+    assert call.cancelled()  # it would have failed when its time was over

@@ -6,7 +6,6 @@ import asyncio
 import collections
 import json
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -22,6 +21,7 @@ import clientlb.grpc.aio
 from clientlb.grpc._connectivity import await_connection
 from clientlb.grpc._links import Link
 from clientlb.testing import ManualDiscovery
+from tests.grpc.caller import until
 from tests.grpc.conftest import OrdersServer
 from tests.servers.process import wait_until
 
@@ -43,13 +43,6 @@ def ageing(stubs, discovery):
     finally:
         for server in servers:
             server.stop()
-
-
-async def until(condition, timeout: float = 20.0) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "did not come true in time"
-        await asyncio.sleep(0.01)
 
 
 def _told(status, pb) -> str:
