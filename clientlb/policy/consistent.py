@@ -15,6 +15,7 @@ order. The calls in flight are those of this client. A call without a key goes a
 from __future__ import annotations
 
 import random
+from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
@@ -32,7 +33,7 @@ _ODD = 0x9E3779B97F4A7C15
 """Takes the numbers of points far apart: 2**64 by the golden ratio."""
 
 
-class _Consistent:
+class _Consistent(ABC):
     """What both have in common: the key of a call, and the bound.
 
     Args:
@@ -71,12 +72,13 @@ class _Consistent:
             node for node in self._in_order(key, nodes) if node.in_flight < ceil(capacity * node.endpoint.weight)
         )
 
+    @abstractmethod
     def _owner(self, key: int, nodes: Sequence[Node]) -> Node:
-        raise NotImplementedError
+        """The node that a key prefers to all others."""
 
+    @abstractmethod
     def _in_order(self, key: int, nodes: Sequence[Node]) -> Iterable[Node]:
         """All nodes in the order in which a key prefers them."""
-        raise NotImplementedError
 
 
 class Rendezvous(_Consistent):

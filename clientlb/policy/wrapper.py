@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from math import inf
 
@@ -24,7 +25,7 @@ from clientlb.policy.named import make_policy
 _NO_REQUEST = Request()
 
 
-class Wrapper:
+class Wrapper(ABC):
     """Narrows the nodes down, and lets the policy within choose.
 
     A wrapper is given as `functools.partial(Subset, "least_time", size=20)`, and may wrap another wrapper. A single
@@ -48,9 +49,9 @@ class Wrapper:
         """Whether the policy within looks at what servers report."""
         return wants_reports(self.inner)
 
+    @abstractmethod
     def narrow(self, request: Request, nodes: Sequence[Node], rng: random.Random) -> Sequence[Node]:
         """The nodes to choose from, of which there is at least one. The same tuple as long as nothing changes."""
-        raise NotImplementedError
 
     def choose(self, nodes: Sequence[Node], now: float, rng: random.Random) -> Node:
         """Choose one of those that are left."""

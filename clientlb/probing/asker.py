@@ -12,6 +12,7 @@ import os
 import threading
 import time
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from math import isfinite
 from queue import SimpleQueue
@@ -49,7 +50,7 @@ class _Line(Generic[Connection]):
         self.not_before: float = 0.0
 
 
-class Asker(Generic[Connection]):
+class Asker(ABC, Generic[Connection]):
     """Asks endpoints for their load, on threads that start with the first question. Thread-safe; survives `fork`.
 
     A subclass says how to connect and how to ask. One asker may serve any number of services.
@@ -85,17 +86,17 @@ class Asker(Generic[Connection]):
     keeps_connection: ClassVar[bool] = False
     """Whether a connection is still good when a question over it has failed."""
 
+    @abstractmethod
     def connect(self, endpoint: Endpoint) -> Connection:
         """Make a connection to an endpoint; it is kept for the next question."""
-        raise NotImplementedError
 
+    @abstractmethod
     def load(self, connection: Connection) -> Load:
         """Ask, within `timeout`. Whatever it raises means: no answer."""
-        raise NotImplementedError
 
+    @abstractmethod
     def disconnect(self, connection: Connection) -> None:
         """Close a connection."""
-        raise NotImplementedError
 
     # ------------------------------------------------------------------ the probe
 
