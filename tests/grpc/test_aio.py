@@ -352,6 +352,33 @@ async def test_close_with_grace_lets_calls_finish(services, stub_class, pb, pair
     assert (await call).id == "finished"
 
 
+@pytest.mark.parametrize("hedged", [False, True])
+async def test_calls_that_wait_for_endpoints_have_the_grace_as_well(stub_class, pb, pair, hedged):
+    retry = clientlb.RetryOptions(hedge=clientlb.HedgeOptions(delay=20) if hedged else None)
+    discovery = ManualDiscovery()
+    with clientlb.Services(discovery, options=clientlb.Options(retry=retry, wait_for_endpoints=60)) as services:
+        channel = clientlb.grpc.aio.channel("orders", services, idempotent=True)
+        orders = stub_class(channel)
+        call, stream = orders.Get(pb.Request(id="early")), orders.List(pb.Request(count=2))
+        await asyncio.sleep(0)
+        closing = asyncio.ensure_future(channel.close(grace=60))
+        await asyncio.sleep(0)
+        with pytest.raises(grpc.aio.UsageError):
+            orders.Get(pb.Request())
+        discovery.set("orders", [pair[0].address])
+        assert (await call).id == "early"
+        assert len([reply async for reply in stream]) == 2
+        await closing
+
+
+async def test_the_grace_of_calls_that_wait_for_endpoints_ends(services, discovery, stub_class, pb):
+    discovery.set("orders", [])
+    channel = clientlb.grpc.aio.channel("orders", services)
+    call = stub_class(channel).Get(pb.Request(), wait_for_ready=True)
+    await channel.close(grace=0.05)
+    assert call.cancelled()
+
+
 async def test_no_endpoints_is_an_rpc_error_that_says_who_and_where(stub_class, pb):
     options = clientlb.Options(wait_for_endpoints=0.1)
     with clientlb.Services(ManualDiscovery(), options=options) as nobody:

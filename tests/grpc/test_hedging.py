@@ -153,6 +153,19 @@ def test_with_call_has_the_call_that_answered(pb, pair, stub_class):
             assert call.code() is grpc.StatusCode.OK
 
 
+def test_a_future_has_one_attempt_at_a_time(pb, pair, stub_class):
+    retry = clientlb.RetryOptions(hedge=clientlb.HedgeOptions(delay=0.05))
+    options = clientlb.Options(policy="round_robin", retry=retry)
+    addresses = [server.address for server in pair]
+    with (
+        clientlb.Services(ManualDiscovery({"orders": addresses}), options=options) as services,
+        clientlb.grpc.channel("orders", services, idempotent=True) as channel,
+    ):
+        futures = [stub_class(channel).Get.future(pb.Request(act="sleep", argument="0.3")) for _ in range(2)]
+        assert {future.result().port for future in futures} == {server.port for server in pair}
+        assert services["orders"].stats().hedges == 0
+
+
 async def hedged_stub(services: clientlb.Services, stub_class: Any) -> tuple[Any, Any]:
     channel = clientlb.grpc.aio.channel("orders", services, idempotent=True)
     return channel, stub_class(channel)

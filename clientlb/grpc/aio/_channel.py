@@ -17,6 +17,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from clientlb.aio import cancelled
 from clientlb.balancer import Balancer
 from clientlb.endpoint import Endpoint
 from clientlb.errors import ClosedError
@@ -134,9 +135,11 @@ class LoopLinks(Links[grpc.aio.Channel]):
         link.awaited = False
 
     async def close(self, grace: float | None) -> None:
-        """Close every channel, after `grace` seconds for the calls that run."""
+        """Close every channel, after `grace` seconds for the calls that go on or wait."""
         for task in self._awaiting:
             task.cancel()
+        if grace is not None and grace > 0 and self.paused:
+            grace = await self._end_of_paused(grace)
         for call in list(self.paused):
             call.cancel()
         await asyncio.gather(*(channel.close(grace) for channel in self.take_all()))
@@ -144,6 +147,15 @@ class LoopLinks(Links[grpc.aio.Channel]):
         others = self._tasks - {asyncio.current_task()}
         if others:
             await asyncio.wait(others)
+
+    async def _end_of_paused(self, grace: float) -> float:
+        """Wait until the calls that run no attempt just now have ended; returns how much of `grace` is left."""
+        over_at = self.loop.time() + grace
+        ends = [asyncio.ensure_future(_end_of(call)) for call in self.paused]
+        _, late = await asyncio.wait(ends, timeout=grace)
+        if late:
+            await cancelled(late)
+        return max(0.0, over_at - self.loop.time())
 
 
 class Channel(ServiceChannel, grpc.aio.Channel):
@@ -301,7 +313,8 @@ class Channel(ServiceChannel, grpc.aio.Channel):
         """Close every connection. Idempotent. The `Services` stay open.
 
         Args:
-            grace: Seconds for which running calls may go on; then, or at once when None, they end as cancelled.
+            grace: Seconds for which calls may go on, those that wait for endpoints among them; then, or at once when
+                None, they end as cancelled.
         """
         if not self.stop_listening():
             return
@@ -334,6 +347,11 @@ class Channel(ServiceChannel, grpc.aio.Channel):
             everywhere = list(self._by_loop.values())
         for links in everywhere:
             _on_loop(links, functools.partial(links.await_connection, endpoint))
+
+
+async def _end_of(call: grpc.aio.Call) -> None:
+    with contextlib.suppress(Exception):  # whoever made the call will see it
+        await call.code()
 
 
 def _state_of(channel: grpc.aio.Channel) -> State | None:
