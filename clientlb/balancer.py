@@ -601,6 +601,9 @@ class Balancer:
             self._policy = make_policy(self.options.policy)
         except ConfigurationError as error:
             raise of_service(self.service, error) from None
+        except Exception as error:  # of whoever makes it: the user's own, or a class that wants other arguments
+            error.add_note(f"clientlb: service {self.service!r}: its policy {self.options.policy!r} cannot be made")
+            raise
         self._choose: Choose = self._policy.choose
         self._choose_for = chooser(self._policy)
         self._fitting = fitter(self._policy)

@@ -76,11 +76,22 @@ def load_options(
     if path:
         try:
             document = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except OSError as error:
+            raise ConfigurationError(f"options file {os.fspath(path)}: {error.strerror or error}") from error
+        except ValueError as error:
             raise ConfigurationError(f"options file {os.fspath(path)}: {error}") from error
     if unknown := sorted(set(document) - {"default", "services"}):
         raise ConfigurationError(f"options file {path}: [{unknown[0]}] is neither [default] nor [services.NAME]")
     variables = _tree_of_variables(environ)
+    try:
+        return _options_by_service(document, variables)
+    except ConfigurationError as error:
+        origins = [f"file {os.fspath(path)}"] if path else []
+        origins += ["CLIENTLB_* variables"] if variables else []
+        raise ConfigurationError(f"options ({' and '.join(origins)}): {error}") from None
+
+
+def _options_by_service(document: Mapping[str, Any], variables: Mapping[str, Any]) -> dict[str, Options]:
     default = _table(document.get("default", {}), "default")
     loaded = {"*": _build(Options, _merge(default, variables), "default")}
     for service, table in _table(document.get("services", {}), "services").items():
@@ -125,7 +136,7 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 def _table(value: object, where: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise ConfigurationError(f"options: {where} is {value!r}; give a table")
+        raise ConfigurationError(f"{where} is {value!r}; give a table")
     return value
 
 
@@ -137,7 +148,7 @@ def _build(kind: type[Any], table: object, where: str) -> Any:
         known = known - {"stop", "wait"} | {"attempts", "backoff", "backoff_max"}
     for name, value in values.items():
         if name not in known:
-            raise ConfigurationError(f"options: {where}.{name} does not exist; known: {', '.join(sorted(known))}")
+            raise ConfigurationError(f"{where}.{name} does not exist; known: {', '.join(sorted(known))}")
         if value is False and name in _OPTIONAL:
             values[name] = None
         elif name in nested:
@@ -149,14 +160,14 @@ def _build(kind: type[Any], table: object, where: str) -> Any:
     try:
         return kind(**values)
     except ConfigurationError as error:
-        raise ConfigurationError(f"options: in {where}: {error}") from None
+        raise ConfigurationError(f"in {where}: {error}") from None
 
 
 def _build_check(table: object, where: str) -> Any:
     values = dict(_table(table, where))
     kind = values.pop("kind", None)
     if kind not in KINDS:
-        raise ConfigurationError(f"options: {where}.kind is {kind!r}; give one of {', '.join(KINDS)}")
+        raise ConfigurationError(f"{where}.kind is {kind!r}; give one of {', '.join(KINDS)}")
     return _build(KINDS[kind], values, where)
 
 

@@ -18,6 +18,7 @@ from clientlb.endpoint import Endpoint
 from clientlb.hedging import drive_hedged, drive_hedged_async
 from clientlb.options import CallOptions
 from clientlb.outcome import SUCCEEDED, Verdict
+from clientlb.require import require_callable
 
 Params = ParamSpec("Params")
 Return = TypeVar("Return")
@@ -56,6 +57,7 @@ def balanced(
         return bool(options.idempotent) and options.retry_options(balancer.options.retry).hedge is not None
 
     def decorate(function: Callable[Concatenate[Endpoint, Params], Return]) -> Callable[Params, Return]:
+        require_callable("what is balanced", function, "a function whose first argument is an endpoint")
         if inspect.iscoroutinefunction(function):
             coroutine_function = cast("Callable[..., Awaitable[Any]]", function)
 

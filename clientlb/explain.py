@@ -97,10 +97,8 @@ def _registry(asked: Balancer, now: float) -> Iterator[str]:
     elif asked.updated_at is None:
         yield f"no list has arrived for {now - asked.created_at:.1f} s"
     if asked.failing_since is not None:
-        yield (
-            f"the registry has been failing for {now - asked.failing_since:.1f} s"
-            f" ({asked.last_error}); the last good list stays in use"
-        )
+        stays = "" if asked.updated_at is None else "; the last good list stays in use"
+        yield f"the registry has been failing for {now - asked.failing_since:.1f} s ({asked.last_error}){stays}"
 
 
 _WHY_HELD = {

@@ -40,6 +40,12 @@ def require_bool(name: str, value: object) -> None:
         raise ConfigurationError(f"{name} is {value!r}; give True or False")
 
 
+def require_callable(name: str, value: object, what: str) -> None:
+    """Refuse what cannot be called; `what` says what the callable is for."""
+    if not callable(value):
+        raise ConfigurationError(f"{name} is {value!r}; give {what}")
+
+
 def require_options(name: str, value: object, *kinds: type) -> None:
     """Refuse what is an instance of none of these classes of options."""
     if not isinstance(value, kinds):

@@ -29,6 +29,7 @@ from clientlb.errors import ClosedError, ConfigurationError, of_service
 from clientlb.forks import survive_forks
 from clientlb.options import CallKey, CallOptions, Options, RetryOptions, Where
 from clientlb.outcome import Verdict
+from clientlb.require import require_callable
 from clientlb.stats import ServiceStats
 from clientlb.telemetry.logging import LoggingHook
 
@@ -70,7 +71,8 @@ class Services:
         self._keeper: SnapshotKeeper | None = None
         if snapshots is not None:
             self._keeper = SnapshotKeeper(SnapshotFiles(snapshots, str(self._discovery)))
-        self._hooks = [LoggingHook()] if hooks is None else list(hooks)
+        self._hooks = [LoggingHook()] if hooks is None else _hooks(hooks)
+        require_callable("clock", clock, "a callable that returns seconds")
         self._clock = clock
         self._rng = rng
         self._lock = threading.Lock()
@@ -94,8 +96,7 @@ class Services:
         return balancer
 
     def _watch(self, service: str) -> Balancer:
-        if not isinstance(service, str) or not service:
-            raise ConfigurationError(f"service name is {service!r}; give a non-empty string")
+        _require_name(service)
         with self._lock:
             if self._closed:
                 raise ClosedError(f"service {service!r}: the Services are closed")
@@ -176,7 +177,15 @@ class Services:
             attempt_timeout: The same for one attempt; a call that may be repeated is.
             classify: Says what an exception means for the endpoint (default: network trouble counts against it, every
                 other exception is the caller's own).
+
+        Raises:
+            ConfigurationError: `service` is no name (`@services.balanced` without an argument), an option cannot be
+                right, or what is decorated is no function.
         """
+        _require_name(service)
+        require_callable(
+            f"service {service!r}: classify", classify, "a callable that turns an exception into a Verdict"
+        )
         try:
             options = CallOptions(
                 idempotent=idempotent, retry=retry, deadline=deadline, attempt_timeout=attempt_timeout
@@ -288,6 +297,26 @@ def _close(each: Discovery | Resolver) -> None:
         _log.exception("%r could not be closed", each)
 
 
+def _hooks(hooks: Iterable[events.EventHook]) -> list[events.EventHook]:
+    if not isinstance(hooks, Iterable):
+        raise ConfigurationError(f"hooks is {hooks!r}; give a list of callables that take an event")
+    listed = list(hooks)
+    for hook in listed:
+        require_callable("hooks has an entry that", hook, "callables that take an event")
+    return listed
+
+
+def _require_name(service: object) -> None:
+    if not isinstance(service, str) or not service:
+        raise ConfigurationError(f"service name is {service!r}; give a non-empty string")
+
+
+def require_services(value: object) -> None:
+    """Refuse what is no `Services`, such as the URL that it is made from."""
+    if not isinstance(value, Services):
+        raise ConfigurationError(f"services is {value!r}; give clientlb.Services(URL)")
+
+
 def _options_by_service(options: Options | Mapping[str, Options] | None) -> dict[str, Options]:
     if options is None:
         return {"*": Options()}
@@ -296,6 +325,8 @@ def _options_by_service(options: Options | Mapping[str, Options] | None) -> dict
     if not isinstance(options, Mapping):
         raise ConfigurationError(f"options is {options!r}; give Options(...) or a mapping of service name to Options")
     for service, value in options.items():
-        if not isinstance(service, str) or not isinstance(value, Options):
+        if not isinstance(service, str) or not service:
+            raise ConfigurationError(f"options has the key {service!r}; give names of services, or '*' for all others")
+        if not isinstance(value, Options):
             raise ConfigurationError(f"options[{service!r}] is {value!r}; give Options(...)")
     return {"*": Options(), **options}

@@ -28,8 +28,8 @@ from clientlb.crew import Crew
 from clientlb.endpoint import Endpoint
 from clientlb.errors import ClosedError, ConfigurationError, NotSentError
 from clientlb.forks import never_free, survive_forks
-from clientlb.require import require_int
-from clientlb.services import Services
+from clientlb.require import require_callable, require_int
+from clientlb.services import Services, require_services
 
 AnyResponse = TypeVar("AnyResponse")
 MAX_IDLE = 512
@@ -94,9 +94,13 @@ class Shell(ABC, Generic[TransportT]):
                 (default: nothing). A URL that lies there already, as a redirect of the server may, is left as it is.
 
         Raises:
-            ConfigurationError: `hosts` or `max_idle` cannot be right, or there is `uds` or `base_path` besides `inner`.
+            ConfigurationError: An argument of ours cannot be right, or there is `uds` or `base_path` besides `inner`.
         """
+        require_services(services)
         require_int("max_idle", max_idle, 0)
+        for name, way in (("inner", inner), ("uds", uds), ("base_path", base_path)):
+            if way is not None:
+                require_callable(name, way, "a callable that is given the endpoint")
         if inner is not None and (uds is not None or base_path is not None):
             raise ConfigurationError("uds and base_path are for transports of our own: with inner, it decides")
         self._places = Places(uds, base_path)

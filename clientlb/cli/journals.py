@@ -38,7 +38,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         help=f"{', '.join(POLICY_NAMES)}, or module:name of a callable that makes a Policy; may be repeated"
         f" (default {Options().policy})",
     )
-    command.add_argument("--config", metavar="FILE", help="options of the replay, as load_options() reads them")
+    command.add_argument("--options", metavar="FILE", help="options of the replay, as load_options() reads them")
     command.add_argument("--seed", type=int, default=1, metavar="N", help="of all randomness (default 1)")
     command.add_argument("--json", action="store_true", help="print JSON")
     command.set_defaults(run=run)
@@ -70,11 +70,11 @@ def read(path: str, service: str | None, candidates: bool = True) -> list[Record
 def run(options: argparse.Namespace) -> int:
     """Replay the journal under every policy."""
     recordings = read(options.journal, options.service, candidates=False)
-    service = _service(options.journal, recordings)
-    if options.config is None:
+    service = _service(options.journal, recordings, options.service)
+    if options.options is None:
         base = Options()
     else:
-        loaded = load_options(options.config)
+        loaded = load_options(options.options)
         base = loaded.get(service, loaded["*"])
     results = [recorded(recordings)]
     for name in options.policy or [str(Options().policy)]:
@@ -96,7 +96,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _service(path: str, recordings: Sequence[Recording]) -> str:
+def _service(path: str, recordings: Sequence[Recording], wanted: str | None) -> str:
     """The one service that a journal is of.
 
     Raises:
@@ -104,7 +104,8 @@ def _service(path: str, recordings: Sequence[Recording]) -> str:
     """
     services = sorted({recording.service for recording in recordings if recording.entries})
     if not services:
-        raise ConfigurationError(f"journal {path}: there is no pick of this service in it")
+        of = f" of service {wanted!r}" if wanted else ""
+        raise ConfigurationError(f"journal {path}: there is no pick{of} in it")
     if len(services) > 1:
         raise ConfigurationError(f"journal {path} is of {', '.join(services)}; choose one with --service")
     return services[0]

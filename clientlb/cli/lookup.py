@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import queue
 import sys
 import time
@@ -12,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 
 from clientlb.cli import journals
+from clientlb.cli.arguments import count, seconds
 from clientlb.discovery import open_discovery
 from clientlb.endpoint import Endpoint
 from clientlb.errors import DiscoveryError
@@ -31,7 +31,8 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         command.add_argument(
             "url",
             metavar="URL",
-            help="the registry: consul://127.0.0.1:8500, zookeeper://h1:2181,h2:2181/services, dir:///run/registry,"
+            help="the registry: consul://127.0.0.1:8500, zookeeper://h1:2181,h2:2181/services,"
+            " dns://{service}.internal:8080, dns+srv://_grpc._tcp.{service}.internal, dir:///run/registry,"
             " file:///etc/services.json, static://10.0.0.1:80,10.0.0.2:80",
         )
         command.add_argument("service", metavar="SERVICE", type=_name, help="name of the service")
@@ -45,24 +46,9 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
                 "--journal", metavar="FILE", help="say also what the processes that write this journal made of it"
             )
             command.add_argument(
-                "--picks", type=_count, default=5, metavar="N", help="picks of the journal to show (default 5)"
+                "--picks", type=count, default=5, metavar="N", help="picks of the journal to show (default 5)"
             )
         command.set_defaults(run=run)
-
-
-def seconds(text: str) -> float:
-    """Read a number of seconds from the command line."""
-    value = float(text)
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError
-    return value
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("give a whole number, at least 1")
-    return value
 
 
 def _name(text: str) -> str:

@@ -24,7 +24,7 @@ import time
 import urllib.request
 from collections.abc import Callable
 
-from clientlb.cli.lookup import seconds
+from clientlb.cli.arguments import seconds
 from clientlb.registration import Registration, register
 from clientlb.registration._probe import answers
 
@@ -88,7 +88,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         help="anything else; may be repeated",
     )
     entry.add_argument(
-        "--ttl", type=_seconds, default=10.0, metavar="S", help="a server that vanished is gone after (default 10)"
+        "--ttl", type=seconds, default=10.0, metavar="S", help="a server that vanished is gone after (default 10)"
     )
     life = command.add_argument_group("when it is announced, and how it ends")
     health = life.add_mutually_exclusive_group()
@@ -105,7 +105,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         help="it is fit while this port answers (default: --port)",
     )
     life.add_argument(
-        "--start-timeout", type=_seconds, default=60.0, metavar="S", help="time until it first answers (default 60)"
+        "--start-timeout", type=seconds, default=60.0, metavar="S", help="time until it first answers (default 60)"
     )
     life.add_argument(
         "--propagation", type=_pause, default=1.0, metavar="S", help="go on serving when deregistered (default 1)"
@@ -334,12 +334,6 @@ def _pause(text: str) -> float:
         if 0 <= float(text) < math.inf:
             return float(text)
     raise argparse.ArgumentTypeError(f"{text!r} is no time; give a number of seconds, 0 or more")
-
-
-def _seconds(text: str) -> float:
-    with contextlib.suppress(ValueError):
-        return seconds(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is no time; give a number of seconds above 0")
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import TypeAlias
 
+from clientlb.cli.arguments import count
 from clientlb.config import load_options
 from clientlb.errors import ConfigurationError
 from clientlb.events import Ejected
@@ -45,7 +46,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "--options", metavar="FILE", help="a TOML file of options, whose [default] every client has (default: ours)"
     )
     command.add_argument(
-        "--seeds", type=_count, default=1, metavar="N", help="runs per policy; means are printed (default 1)"
+        "--seeds", type=count, default=1, metavar="N", help="runs per policy; means are printed (default 1)"
     )
     command.add_argument("--json", action="store_true", help="print JSON")
     command.add_argument("--plot", metavar="FILE", help="draw the first run of each policy into a .png, .svg or .pdf")
@@ -83,13 +84,6 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("give a whole number, at least 1")
-    return value
-
-
 def policy_of(name: str) -> str | Callable[[], Policy]:
     """A policy by its name, or by the place of its maker.
 
@@ -102,7 +96,9 @@ def policy_of(name: str) -> str | Callable[[], Policy]:
     try:
         maker: Callable[[], Policy] = getattr(importlib.import_module(module), attribute)
         make_policy(maker)
-    except (ImportError, AttributeError, TypeError, ConfigurationError) as error:
+    except ConfigurationError as error:
+        raise ConfigurationError(f"policy {name!r}: {error}") from error
+    except (ImportError, AttributeError, TypeError) as error:
         raise ConfigurationError(f"policy {name!r}: {error}; give a module:name that makes a Policy") from error
     return maker
 

@@ -91,6 +91,8 @@ class DnsDiscovery:
         timeout: float = TIMEOUT,
     ) -> None:
         self._name = name or SERVICE
+        if set("{}") & set(self._name.replace(SERVICE, "")):
+            raise ConfigurationError(f"the name {name!r} has braces; only {SERVICE} stands for something")
         self._port = self._checked_port(port)
         self._settings = DnsSettings(
             nameservers=tuple(map(nameserver_address, nameservers)),
@@ -120,18 +122,15 @@ class DnsDiscovery:
         chosen: dict[str, Any] = {"family": options["family"]} if "family" in options else {}
         if "search" in options:
             chosen["search"] = options["search"].split(",")
-        try:
-            return cls(
-                unquote(parts.hostname or ""),
-                port,
-                nameservers=options["resolver"].split(",") if "resolver" in options else (),
-                min_interval=seconds_option(options, "min_interval", MIN_INTERVAL),
-                max_interval=seconds_option(options, "max_interval", MAX_INTERVAL),
-                timeout=seconds_option(options, "timeout", TIMEOUT),
-                **chosen,
-            )
-        except ConfigurationError as error:
-            raise ConfigurationError(f"{redact(url)!r}: {error}") from None
+        return cls(
+            unquote(parts.hostname or ""),
+            port,
+            nameservers=options["resolver"].split(",") if "resolver" in options else (),
+            min_interval=seconds_option(options, "min_interval", MIN_INTERVAL),
+            max_interval=seconds_option(options, "max_interval", MAX_INTERVAL),
+            timeout=seconds_option(options, "timeout", TIMEOUT),
+            **chosen,
+        )
 
     def resolver(self, service: str) -> DnsResolver:
         """Make the resolver of one service.
@@ -153,7 +152,7 @@ class DnsDiscovery:
             return port
         raise ConfigurationError(
             f"dns:// needs the port of the servers, from 1 to 65535: dns://{{service}}.internal:8080, or dns://:8080 "
-            f"if services have the names of hosts; dns+srv:// reads ports from DNS. Not {port!r}"
+            f"if services have the names of hosts; dns+srv:// reads ports from DNS. The port is {port!r}"
         )
 
     def _name_of(self, service: str) -> str:

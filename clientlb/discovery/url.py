@@ -5,7 +5,7 @@ No message of this module repeats a password or a token.
 
 from __future__ import annotations
 
-import math
+import contextlib
 import re
 from collections.abc import Iterable, Mapping
 from importlib import import_module
@@ -66,21 +66,19 @@ def seconds_option(options: Mapping[str, str], name: str, default: float, *, lea
     """
     if name not in options:
         return default
-    try:
+    value: object = options[name]
+    with contextlib.suppress(ValueError):
         value = float(options[name])
-    except ValueError:
-        value = math.nan
     return checked_seconds(name, value, least=least)
 
 
-def checked_seconds(name: str, value: float, *, least: float = 0.0) -> float:
+def checked_seconds(name: str, value: object, *, least: float = 0.0) -> float:
     """Return the value if it is a number of seconds above 0, of at least `least` and at most a year.
 
     Raises:
         ConfigurationError: It is not.
     """
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if is_number and 0 < value <= _YEAR and value >= least:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= _YEAR and value >= least:
         return float(value)
     bound = f"at least {least:g}" if least else "above 0"
     raise ConfigurationError(f"{name} is a number of seconds, {bound} and at most a year; not {value!r}")
@@ -124,7 +122,12 @@ def open_backend(url: str, built_in: Mapping[str, str], group: str) -> Any:
     backend = _backend_class(url, built_in, group)
     if not hasattr(backend, "from_url"):
         raise ConfigurationError(f"the backend of {redact(url)!r} has no from_url()")
-    return backend.from_url(url)
+    try:
+        return backend.from_url(url)
+    except ConfigurationError as error:
+        if redact(url) in str(error):
+            raise
+        raise ConfigurationError(f"{redact(url)!r}: {error}") from None
 
 
 def _backend_class(url: str, built_in: Mapping[str, str], group: str) -> Any:

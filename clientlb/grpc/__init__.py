@@ -82,7 +82,7 @@ def channel(
 
     Raises:
         ClosedError: The `Services` are closed.
-        ConfigurationError: `service`, `idempotent`, `key` or `where` cannot be right.
+        ConfigurationError: An argument cannot be right.
     """
     made = Channel(
         service,

@@ -12,12 +12,12 @@ from clientlb import events
 from clientlb.balancer import Balancer
 from clientlb.call import Asking, asking
 from clientlb.endpoint import Endpoint
-from clientlb.errors import ClosedError
+from clientlb.errors import ClosedError, ConfigurationError
 from clientlb.forks import never_free, survive_forks
-from clientlb.grpc._target import ChannelOptions, credentials_of, options_of, target_of
+from clientlb.grpc._target import ChannelOptions, credentials_of, options_of, require_options, target_of
 from clientlb.grpc._verdict import Idempotence
 from clientlb.options import CallKey, Where
-from clientlb.services import Services
+from clientlb.services import Services, require_services
 
 KeyOf: TypeAlias = Callable[[str, Any, Any], CallKey | None]
 """Gives the key of a call by its method, its request (None for a stream of requests) and its metadata."""
@@ -50,6 +50,12 @@ class ServiceChannel:
         key: CallKey | KeyOf | None,
         where: Where | WhereOf | None,
     ) -> None:
+        require_services(services)
+        require_options(service, options)
+        if credentials is not None and not isinstance(credentials, grpc.ChannelCredentials):
+            raise ConfigurationError(
+                f"service {service!r}: credentials is {credentials!r}; give grpc.ChannelCredentials"
+            )
         self.service = service
         self.idempotence: Idempotence = Idempotence(idempotent)
         self.ask: Asking | None = asking(service, key, where)

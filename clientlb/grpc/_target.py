@@ -6,13 +6,14 @@ What we set can be set otherwise by the user, argument by argument.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 from typing import Any
 
 import grpc
 
 from clientlb.endpoint import Endpoint
+from clientlb.errors import ConfigurationError
 
 _SINGLE_THREADED = "SingleThreadedUnaryStream"
 
@@ -41,6 +42,17 @@ def credentials_of(endpoint: Endpoint, credentials: grpc.ChannelCredentials | No
     if credentials is None and endpoint.secure:
         return grpc.ssl_channel_credentials()
     return credentials
+
+
+def require_options(service: str, options: object) -> None:
+    """Refuse channel arguments that grpcio would refuse only when the first endpoint is connected to."""
+    if options is None:
+        return
+    pairs = isinstance(options, Collection) and all(
+        isinstance(pair, (tuple, list)) and len(pair) == 2 and isinstance(pair[0], (str, bytes)) for pair in options
+    )
+    if not pairs:
+        raise ConfigurationError(f"service {service!r}: options is {options!r}; give pairs of (name, value)")
 
 
 def options_of(service: str, options: ChannelOptions | None, *, secure: bool) -> list[tuple[str, Any]]:

@@ -19,7 +19,7 @@ from clientlb.registration._selftest import SelfTestFunction
 from clientlb.registration._signals import checked_signals
 from clientlb.registration.base import Registrar, Registration
 from clientlb.registration.departure import Stage
-from clientlb.require import require_number
+from clientlb.require import require_callable, require_number
 
 __all__ = ["Registrar", "Registration", "Stage", "open_registrar", "register"]
 
@@ -99,6 +99,9 @@ def register(
     ttl, timeout = checked_seconds("ttl", ttl), checked_seconds("timeout", timeout)
     require_number("propagation", propagation, at_least=0)
     require_number("drain_timeout", drain_timeout, at_least=0)
+    for name, function in (("self_test", self_test), ("on_leave", on_leave), ("stop", stop)):
+        if function is not None:
+            require_callable(name, function, "a function without arguments")
     caught = checked_signals(signals)
     registrar = open_registrar(to)
     try:

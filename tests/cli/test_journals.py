@@ -84,7 +84,7 @@ def test_replay_as_json(journal: Path, capsys: pytest.CaptureFixture[str]) -> No
 def test_replay_with_options_from_a_file(journal: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tmp_path / "options.toml"
     config.write_text("[services.orders.retry]\nattempts = 1\n")
-    assert main(["replay", str(journal), "--policy", "round_robin", "--config", str(config), "--json"]) == 0
+    assert main(["replay", str(journal), "--policy", "round_robin", "--options", str(config), "--json"]) == 0
     (again,) = json.loads(capsys.readouterr().out)["replayed"]
     assert again["attempts per call"] == 1.0
 
@@ -96,7 +96,7 @@ def test_a_journal_of_several_services_asks_which(journal: Path, capsys: pytest.
     assert main(["replay", str(journal), "--service", "payments"]) == 0
     assert "service 'payments', 1 process, 10 picks" in capsys.readouterr().out
     assert main(["replay", str(journal), "--service", "users"]) == 2
-    assert "there is no pick of this service in it" in capsys.readouterr().err
+    assert "there is no pick of service 'users' in it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

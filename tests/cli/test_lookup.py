@@ -106,6 +106,29 @@ def test_wrong_arguments_show_the_usage(arguments: list[str], capsys: pytest.Cap
     assert "usage: clientlb" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "right"),
+    [
+        (
+            ["resolve", "static://h:1", "orders", "--timeout", "soon"],
+            "'soon' is no time; give a number of seconds above 0",
+        ),
+        (
+            ["explain", "static://h:1", "orders", "--picks", "many"],
+            "'many' is no count; give a whole number, at least 1",
+        ),
+        (["demo", "--rate", "much"], "'much' is too small or no number; give one of at least 1"),
+    ],
+    ids=lambda value: value[-2] if isinstance(value, list) else "",
+)
+def test_wrong_arguments_say_what_would_be_right(
+    arguments: list[str], right: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert right in capsys.readouterr().err
+
+
 def test_an_unreachable_registry_is_one_line_without_its_secrets() -> None:
     result = run("resolve", "consul://127.0.0.1:1?token=hunter2", "orders")
     assert (result.returncode, result.stderr.count("\n")) == (2, 1)

@@ -127,6 +127,14 @@ def test_errors_never_empty_the_list_and_are_announced_once():
     assert bench.balancer.age == 0
 
 
+def test_a_list_that_never_came_is_not_said_to_stay_in_use():
+    balancer = Balancer("orders")
+    balancer.error(DiscoveryError("refused"))
+    told = balancer.explain()
+    assert "the registry has been failing" in told
+    assert "last good list" not in told
+
+
 def test_empty_list_is_believed_only_after_its_time():
     bench = Bench(1, guard=GuardOptions(empty_hold=60))
     bench.balancer.update([])

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -27,6 +28,7 @@ from clientlb import (
     Services,
     load_options,
 )
+from clientlb.policy import Filter
 
 # ------------------------------------------------------------------ what cannot be right
 
@@ -37,6 +39,8 @@ BAD_URLS = {
     "consul://127.0.0.1:8500?tga=blue": "tga",
     "dir://relative/path": "dir://relative/path",
     "static://127.0.0.1:0": "port",
+    "consul://127.0.0.1:8500?wait=soon": "'consul://127.0.0.1:8500?wait=soon': wait",
+    "dns+srv://_grpc._tcp.{servce}.internal": "only {service} stands for something",
 }
 
 
@@ -62,10 +66,30 @@ BAD_OPTIONS: dict[str, Callable[[], object]] = {
     "retry.statuses": lambda: Options(retry=RetryOptions(statuses=frozenset({42}))),
     "retry.budget.ratio": lambda: Options(retry=RetryOptions(budget=BudgetOptions(ratio=-0.1))),
     "retry.stop": lambda: Options(retry=RetryOptions(stop=3)),  # type: ignore[arg-type]
-    "options": lambda: Services("static://127.0.0.1:80", options=3),  # type: ignore[arg-type]
-    "idempotent": lambda: Services("static://127.0.0.1:80").balanced("orders", idempotent="yes"),  # type: ignore[arg-type]
-    "'Load'": lambda: clientlb.grpc.channel("orders", Services("static://127.0.0.1:80"), idempotent={"Load"}),
+    "options": lambda: fixed(options=3),
+    "key ''": lambda: fixed(options={"": Options()}),
+    "hooks is": lambda: fixed(hooks=print),
+    "hooks has": lambda: fixed(hooks=[3]),
+    "clock": lambda: fixed(clock=3),
+    "idempotent": lambda: fixed().balanced("orders", idempotent="yes"),  # type: ignore[arg-type]
+    "service name": lambda: fixed().balanced(lambda endpoint: endpoint),  # type: ignore[arg-type,return-value]
+    "balanced is 3": lambda: fixed().balanced("orders")(3),  # type: ignore[arg-type]
+    "classify": lambda: fixed().balanced("orders", classify=3),  # type: ignore[arg-type]
+    "'Load'": lambda: clientlb.grpc.channel("orders", fixed(), idempotent={"Load"}),
+    "credentials": lambda: clientlb.grpc.channel("orders", fixed(), credentials=3),  # type: ignore[arg-type]
+    "pairs": lambda: clientlb.grpc.channel("orders", fixed(), options={"grpc.x": 1}),  # type: ignore[arg-type]
+    "interceptors": lambda: clientlb.grpc.aio.channel("orders", fixed(), interceptors=[3]),  # type: ignore[list-item]
+    "self_test": lambda: register(self_test=3),
+    "stop": lambda: register(stop=3),
 }
+
+
+def fixed(**arguments: Any) -> Services:
+    return Services("static://127.0.0.1:80", **arguments)
+
+
+def register(**arguments: Any) -> object:
+    return clientlb.registration.register("orders", port=80, to="dir:///tmp/nobody", **arguments)
 
 
 @pytest.mark.parametrize(("named", "make"), BAD_OPTIONS.items(), ids=BAD_OPTIONS)
@@ -81,6 +105,42 @@ def test_option_out_of_range_in_a_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="consecutive_failures") as caught:
         load_options(file, environ={})
     assert "at least 1" in str(caught.value)
+    assert str(file) in str(caught.value)
+
+
+def test_option_out_of_range_in_a_variable() -> None:
+    with pytest.raises(ConfigurationError, match=r"CLIENTLB_\* variables.*deadline is 'soon'"):
+        load_options(environ={"CLIENTLB_DEADLINE": "soon"})
+
+
+def test_policy_that_cannot_be_made_says_whose_it_was_to_be() -> None:
+    with pytest.raises(TypeError) as caught:
+        fixed(options=Options(policy=Filter))["orders"]  # type: ignore[arg-type]
+    assert "service 'orders'" in "".join(caught.value.__notes__)
+
+
+URL = "consul://127.0.0.1:8500"  # what people give instead of Services(URL)
+MAKERS: dict[str, Callable[[], object]] = {
+    **{
+        f"{flavour}.{name}": lambda flavour=flavour, name=name: getattr(import_module(f"clientlb.{flavour}"), name)(URL)
+        for flavour in ("httpx", "httpx2")
+        for name in ("Client", "AsyncClient", "Transport", "AsyncTransport")
+    },
+    "grpc": lambda: clientlb.grpc.channel("orders", URL),  # type: ignore[arg-type]
+    "grpc.aio": lambda: clientlb.grpc.aio.channel("orders", URL),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+def test_url_instead_of_services(make: Callable[[], object]) -> None:
+    with pytest.raises(ConfigurationError, match=rf"services is '{URL}'; give clientlb.Services\(URL\)"):
+        make()
+
+
+@pytest.mark.parametrize("argument", ["inner", "uds", "base_path"])
+def test_way_to_an_endpoint_that_cannot_be_called(argument: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"{argument} is 'x'; give a callable"):
+        import_module("clientlb.httpx").Client(fixed(), **{argument: "x"})
 
 
 @pytest.mark.parametrize("flavour", ["httpx", "httpx2"])

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import math
-from collections.abc import Callable
 from importlib.util import find_spec
+
+from clientlb.cli.arguments import at_least
 
 
 def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -29,10 +29,10 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         help="where the servers register: consul://…, zookeeper://… or dir://… (default: a fresh temporary folder)",
     )
     command.add_argument(
-        "--seconds", type=_at_least(5), default=18.0, metavar="S", help="how long the traffic lasts (default 18)"
+        "--seconds", type=at_least(5), default=18.0, metavar="S", help="how long the traffic lasts (default 18)"
     )
     command.add_argument(
-        "--rate", type=_at_least(1), default=150.0, metavar="N", help="calls per second of each kind (default 150)"
+        "--rate", type=at_least(1), default=150.0, metavar="N", help="calls per second of each kind (default 150)"
     )
     command.add_argument("--json-only", action="store_true", help="print nothing but the line of JSON")
     command.set_defaults(run=run)
@@ -58,15 +58,3 @@ def run(options: argparse.Namespace) -> int:
         )
     except asyncio.CancelledError:  # SIGTERM: everything was taken down in order
         return 143
-
-
-def _at_least(least: float) -> Callable[[str], float]:
-    """The type of an argument that is a number of at least `least`."""
-
-    def number(text: str) -> float:
-        value = float(text)
-        if not (math.isfinite(value) and value >= least):
-            raise argparse.ArgumentTypeError(f"{text} is not a number of at least {least:g}")
-        return value
-
-    return number

@@ -161,7 +161,10 @@ class _Story:
         self._look()
         share = self._watching.share(server.endpoint.address, server.started)
         effect = f"it answered calls {waited:.2f} s after it registered" if answered else "it got no call"
-        self._conclude(f"{name} was started: {effect}, and took {share:.0%} of the HTTP calls from then on.")
+        self._conclude(
+            f"{name} was started: {effect}, and took {share:.1%} of the HTTP calls"
+            f" of its first {time.monotonic() - server.started:.0f} s: new servers get their share little by little."
+        )
 
     async def _ask_to_leave(self, name: str, until: float) -> None:
         self._announce(f"{name} is asked to leave (SIGTERM)")

@@ -20,7 +20,7 @@ import grpc.aio
 from clientlb.aio import cancelled
 from clientlb.balancer import Balancer
 from clientlb.endpoint import Endpoint
-from clientlb.errors import ClosedError
+from clientlb.errors import ClosedError, ConfigurationError
 from clientlb.grpc._base import KeyOf, ServiceChannel, WhereOf
 from clientlb.grpc._connectivity import State, aggregate
 from clientlb.grpc._errors import AioChannelClosedError
@@ -175,6 +175,11 @@ class Channel(ServiceChannel, grpc.aio.Channel):
         where: Where | WhereOf | None = None,
     ) -> None:
         self._interceptors = list(interceptors)
+        for each in self._interceptors:
+            if not isinstance(each, grpc.aio.ClientInterceptor):
+                raise ConfigurationError(
+                    f"service {service!r}: interceptors has {each!r}; give client interceptors of grpc.aio"
+                )
         super().__init__(service, services, credentials, options, compression, idempotent, key, where)
 
     def begin(self) -> None:
