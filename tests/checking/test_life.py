@@ -46,9 +46,9 @@ def test_nothing_is_left_after_close(serve: Make, kind: str) -> None:
         orders.services.close()
         assert [name for name in threads() if "lookup" not in name] == []
         if turn == 0:
-            wait_until(lambda: threads() == [], 10)
+            wait_until(lambda: threads() == [])
             before = descriptors()  # gRPC keeps some for the process
-    wait_until(lambda: len(descriptors()) <= len(before), 10, "descriptors are closed")
+    wait_until(lambda: len(descriptors()) <= len(before), 30, "descriptors are closed")
 
 
 def test_one_thread_checks_all_services(serve: Make, watched: Make) -> None:
@@ -58,7 +58,7 @@ def test_one_thread_checks_all_services(serve: Make, watched: Make) -> None:
     users = orders.services["users"]
     orders.set(server.endpoint())
     orders.wait_for_passes(2)
-    wait_until(lambda: users.nodes[0].breaker.checkup is not None, 10, "the other service is checked, too")
+    wait_until(lambda: users.nodes[0].breaker.checkup is not None, 30, "the other service is checked, too")
     assert threads() == ["clientlb-checks"]
 
 
@@ -67,7 +67,7 @@ def test_while_a_check_hangs_close_waits_for_nothing(serve: Make, watched: Make)
     server.tell("hang")
     orders = watched(HttpCheck(interval=60.0, timeout=60.0))
     orders.set(server.endpoint())
-    wait_until(lambda: server.tell("seen")["count"] == 1, 10, "the check is under way")
+    wait_until(lambda: server.tell("seen")["count"] == 1, 30, "the check is under way")
     began = time.monotonic()
     orders.services.close()
     assert time.monotonic() - began < 5.0
@@ -205,8 +205,10 @@ def test_a_process_that_just_exits_does_so_quietly(serve: Make) -> None:
         from tests.checking.test_life import checked_services
 
         services = checked_services({server.port}, "http")
-        services["orders"]
-        time.sleep(0.5)
+        orders = services["orders"]
+        orders.pick(wait=30).release()
+        while not all(node.breaker.checkup and node.breaker.checkup.passes > 1 for node in orders.nodes):
+            time.sleep(0.01)
     """
     done = subprocess.run(
         [sys.executable, "-X", "dev", "-c", textwrap.dedent(script)],

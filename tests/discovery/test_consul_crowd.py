@@ -17,7 +17,7 @@ from clientlb.registration import register
 from clientlb.registration.consul import ConsulRegistrar
 from tests.conftest import running
 from tests.discovery.scripted_agent import Reply, ScriptedAgent, entry
-from tests.discovery.watching import Watched
+from tests.discovery.watching import QUICK, Watched
 from tests.servers.consul import ConsulServer
 from tests.servers.process import wait_until
 
@@ -37,15 +37,15 @@ def test_sixty_services_and_registrations_over_few_connections(narrow: ConsulSer
     with register("other", port=1, to=narrow.url, ttl=1.0) as other:
         for name, watch in watches.items():
             discovery.resolver(name).start(watch)
-        wait_until(lambda: all(watch.ports == set() for watch in watches.values()), 15, "all have their first list")
+        wait_until(lambda: all(watch.ports == set() for watch in watches.values()), 30, "all have their first list")
         for port in (80, 81):
             for name in names:
                 registrar.announce(name, Endpoint("10.0.0.1", port, f"{name}-{port}"), 60.0)
-        wait_until(lambda: all(watch.ports == {80, 81} for watch in watches.values()), 15, "all see both instances")
+        wait_until(lambda: all(watch.ports == {80, 81} for watch in watches.values()), 30, "all see both instances")
         assert other.last_error is None
     started = time.monotonic()
     discovery.close()
-    assert time.monotonic() - started < 1.0
+    assert time.monotonic() - started < QUICK
     assert not [error for watch in watches.values() for error in watch.errors]
     registrar.close()
 
@@ -73,19 +73,19 @@ def test_turns_are_fair_and_end_when_the_crowd_leaves(service: str) -> None:
         listeners = [Watched() for _ in resolvers]
         for resolver, listener in zip(resolvers, listeners, strict=True):
             resolver.start(listener)
-        wait_until(lambda: all(listener.ports == {80} for listener in listeners), 10, "all have a list")
-        wait_until(lambda: len(asks(agent)) >= 9, 10, "those without a connection of their own take turns")
+        wait_until(lambda: all(listener.ports == {80} for listener in listeners), 30, "all have a list")
+        wait_until(lambda: len(asks(agent)) >= 9, 30, "those without a connection of their own take turns")
         for _ in range(3):
             held.release()  # whoever waited for the full time may take turns too
-        wait_until(lambda: len(asks(agent)) == 12, 10, "everybody had a turn")
+        wait_until(lambda: len(asks(agent)) == 12, 30, "everybody had a turn")
         assert max(waits[-1] for waits in asks(agent).values()) <= 1.0
         for resolver in resolvers[2:]:
             resolver.close()
-        wait_until(lambda: asks(agent)[f"{service}-0"][-1] == 30.0, 10, "nobody is in a hurry any more")
-        wait_until(lambda: asks(agent)[f"{service}-1"][-1] == 30.0, 10, "nobody is in a hurry any more")
-        wait_until(lambda: len(crew()) == 2, 5, "two watches need two threads")
+        wait_until(lambda: asks(agent)[f"{service}-0"][-1] == 30.0, 30, "nobody is in a hurry any more")
+        wait_until(lambda: asks(agent)[f"{service}-1"][-1] == 30.0, 30, "nobody is in a hurry any more")
+        wait_until(lambda: len(crew()) == 2, 30, "two watches need two threads")
         discovery.close()
-        wait_until(lambda: not crew(), 5, "the threads ended")
+        wait_until(lambda: not crew(), 30, "the threads ended")
 
 
 def test_a_new_watch_waits_for_nobody(service: str) -> None:
@@ -101,10 +101,10 @@ def test_a_new_watch_waits_for_nobody(service: str) -> None:
         try:
             for number in range(12):
                 discovery.resolver(f"{service}-{number}").start(Watched())
-            wait_until(lambda: len(asks(agent)) == 7, 10, "all that may wait do")
+            wait_until(lambda: len(asks(agent)) == 7, 30, "all that may wait do")
             late = Watched()
             discovery.resolver(f"{service}-late").start(late)
-            late.expect(80, timeout=5.0)
+            late.expect(80, timeout=20.0)
         finally:
             over.set()
             discovery.close()
@@ -127,7 +127,7 @@ def test_two_hundred_watches_close_at_once(consul: ConsulServer, service: str) -
     for resolver in resolvers[:100]:
         resolver.close()
     discovery.close()
-    assert time.monotonic() - started < 1.5
+    assert time.monotonic() - started < QUICK
     assert not [error for listener in listeners for error in listener.errors]
 
 
@@ -144,5 +144,5 @@ def test_an_error_of_one_service_is_its_own(service: str, caplog: pytest.LogCapt
         discovery.resolver(f"{service}-1").start(Raising())
         discovery.resolver(f"{service}-2").start(other)
         other.expect(80)
-        wait_until(lambda: "a bug of the user" in caplog.text, 5, "it is in the log")
+        wait_until(lambda: "a bug of the user" in caplog.text, 30, "it is in the log")
         discovery.close()

@@ -16,7 +16,7 @@ from clientlb.endpoint import Endpoint
 from clientlb.registration import register
 from clientlb.registration.zookeeper import ZooKeeperRegistrar
 from tests.conftest import running
-from tests.discovery.watching import Watched, watching
+from tests.discovery.watching import QUICK, Watched, watching
 from tests.discovery.zookeeper_writing import put, writing
 from tests.servers.process import wait_until
 from tests.servers.zookeeper import ZooKeeperServer
@@ -44,7 +44,7 @@ def test_discovery_and_registration_share_a_session(server: ZooKeeperServer, ser
             seen.expect(1, 2)
             too.expect(1, 2)
             expect_sessions(server, 1)
-        seen.expect(timeout=2.0)  # their nodes are gone, and the session is not
+        seen.expect(timeout=6.0)  # their nodes are gone, and the session is not
         expect_sessions(server, 1)
         with (
             register(service, port=3, to=server.url, ttl=4.0),
@@ -172,7 +172,7 @@ def test_thousand_services(server: ZooKeeperServer, service: str) -> None:
         assert listeners[1].ports == {80}
         started = time.monotonic()
         discovery.close()
-        assert time.monotonic() - started < 1.0
+        assert time.monotonic() - started < QUICK
 
 
 def test_closing_while_the_server_hangs(own_zookeeper: ZooKeeperServer, service: str) -> None:
@@ -186,7 +186,7 @@ def test_closing_while_the_server_hangs(own_zookeeper: ZooKeeperServer, service:
         for closing in (resolver, registrar, discovery):
             started = time.monotonic()
             closing.close()
-            assert time.monotonic() - started < 0.2
+            assert time.monotonic() - started < 2.0  # kazoo waits for seven seconds
     finally:
         own_zookeeper.signal(signal.SIGCONT)
 
@@ -200,7 +200,7 @@ def test_node_of_a_registration_that_ended_in_an_outage(own_zookeeper: ZooKeeper
             own_zookeeper.kill()
             seen.expect_error("no session")
         own_zookeeper.start()
-        seen.expect(timeout=5.0)
+        seen.expect()
 
 
 def test_client_of_the_user_hears_its_own_watches(server: ZooKeeperServer, service: str) -> None:

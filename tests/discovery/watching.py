@@ -10,6 +10,9 @@ from clientlb.discovery import Discovery
 from clientlb.testing import RecordingListener
 from tests.servers.process import wait_until
 
+QUICK = 5.0
+"""Seconds in which what waits for nobody is over, also on a slow machine."""
+
 
 class Watched(RecordingListener):
     """A listener that tests ask for ports: what they register differs in them."""
@@ -20,14 +23,14 @@ class Watched(RecordingListener):
         endpoints = self.endpoints
         return None if endpoints is None else {endpoint.port for endpoint in endpoints}
 
-    def expect(self, *ports: int, timeout: float = 15.0) -> None:
+    def expect(self, *ports: int, timeout: float = 30.0) -> None:
         """Wait until exactly these ports are in the list."""
         try:
             wait_until(lambda: self.ports == set(ports), timeout)
         except AssertionError:
             raise AssertionError(f"expected {set(ports)}, have {self.ports}; errors: {self.errors}") from None
 
-    def expect_error(self, *parts: str, timeout: float = 10.0) -> str:
+    def expect_error(self, *parts: str, timeout: float = 30.0) -> str:
         """Wait for an error with these parts in its text."""
 
         def matching() -> list[str]:
@@ -43,7 +46,7 @@ class Watched(RecordingListener):
 
 @contextmanager
 def watching(discovery: Discovery, service: str) -> Iterator[Watched]:
-    """Watch a service; in the end close everything, which must be quick."""
+    """Watch a service; in the end close everything, which must be quick: most questions are held for half a minute."""
     listener = Watched()
     resolver = discovery.resolver(service)
     resolver.start(listener)
@@ -53,4 +56,4 @@ def watching(discovery: Discovery, service: str) -> Iterator[Watched]:
         started = time.monotonic()
         resolver.close()
         discovery.close()
-        assert time.monotonic() - started < 1.0
+        assert time.monotonic() - started < QUICK

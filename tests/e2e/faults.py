@@ -163,7 +163,7 @@ def index_goes_back(scene: Scene) -> Iterator[None]:
     yield
     scene.fleet.serving[-1].joined()  # who came later would be lost until the agent writes all that it knows again
     for service in (scene.fleet.web, scene.fleet.rpc):
-        wait_until(lambda service=service: in_catalog(scene, service) >= scene.fleet.names, 10.0, "all are in it")
+        wait_until(lambda service=service: in_catalog(scene, service) >= scene.fleet.names, 30, "all are in it")
     snapshot = transfer_snapshot(scene)
     for service in (scene.fleet.web, scene.fleet.rpc):
         ghost = {"ID": f"ghost-{service}", "Name": service, "Port": 1, "Check": {"TTL": "1h", "Status": "critical"}}

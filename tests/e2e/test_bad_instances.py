@@ -95,7 +95,7 @@ def test_malformed_instances_among_good_ones(
     ):
         for service in (web.service, rpc.service):
             bad = spoil(service)
-            wait_until(lambda: len(left_out(service)) >= len(bad), 15.0, "the bad instances are noticed")  # noqa: B023
+            wait_until(lambda: len(left_out(service)) >= len(bad), 30, "the bad instances are noticed")  # noqa: B023
         fleet.add().joined()  # now everything is read again
         for traffic in (web, rpc):
             traffic.wait_served_by(*fleet.names)

@@ -71,13 +71,13 @@ def check(shell: str, registry: str, service: str, *, has_thread: bool = True) -
             assert bool(our_threads()) is has_thread, "the watch has a thread that tells whose it is"
 
     use()  # what libraries make once and keep, they have now
-    wait_until(lambda: not our_threads(), 5.0, "no thread of ours is left")
+    wait_until(lambda: not our_threads(), 30, "no thread of ours is left")
     before = held()
     for _ in range(ROUNDS):
         use()
     try:
         # not at once: closing does not wait for a registry that may hang
-        wait_until(lambda: not our_threads() and not held() - before, 5.0)
+        wait_until(lambda: not our_threads() and not held() - before)
     except AssertionError:
         pytest.fail(f"left behind after {ROUNDS} rounds: {held() - before}, {our_threads()}")
 

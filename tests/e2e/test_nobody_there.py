@@ -38,14 +38,14 @@ def unreachable(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
         "consul": f"consul://127.0.0.1:{port}",
     }[request.param]
     with Services(url, options=IMPATIENT) as services:
-        wait_until(lambda: services["orders"].last_error is not None, 15.0, "the registry is noticed to be away")
+        wait_until(lambda: services["orders"].last_error is not None, 30, "the registry is noticed to be away")
         yield services
 
 
 @pytest.fixture(scope="module")
 def reachable(registry: str) -> Iterator[Services]:
     with Services(registry, options=IMPATIENT) as services:
-        wait_until(lambda: services["nosuch"].updated_at is not None, 15.0, "the registry has answered")
+        wait_until(lambda: services["nosuch"].updated_at is not None, 30, "the registry has answered")
         yield services
 
 

@@ -14,6 +14,9 @@ from clientlb.discovery.snapshot import SnapshotFiles
 from tests.servers.consul import ConsulServer
 from tests.servers.process import wait_until
 
+SOON = 5.0
+"""Seconds in which a call goes out that does not wait for the registry: that would take `wait=10`."""
+
 
 def _know(server: ConsulServer, service: str, *ports: int) -> None:
     for port in ports:
@@ -43,7 +46,7 @@ def test_start_with_the_registry_down(own_consul: ConsulServer, service: str, tm
         if not sync:
             assert asyncio.run(wait())
         services[service].pick(wait=10).release()
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < SOON
         balancer = services[service]
         assert (balancer.registry_state, balancer.stale, len(balancer.endpoints)) == ("cached", True, 3)
         wait_until(
@@ -66,5 +69,5 @@ def test_start_with_a_registry_that_accepts_and_never_answers(scheme: str, servi
         with Services(url, snapshots=tmp_path) as services:
             started = time.monotonic()
             services[service].pick(wait=10).release()
-            assert time.monotonic() - started < 1
+            assert time.monotonic() - started < SOON
             assert "the last good list on disk is in use" in services[service].explain()

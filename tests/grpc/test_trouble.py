@@ -197,7 +197,7 @@ def test_a_restarted_server_gets_calls_again_soon(caller, discovery, pb, own_pai
         except grpc.RpcError:
             return False
 
-    wait_until(answers, timeout=8.0, what="the restarted server answers")
+    wait_until(answers, timeout=20.0, what="the restarted server answers")
 
 
 def test_wait_for_ready_waits_for_the_endpoint_that_was_picked(caller, discovery, pb, own_pair):

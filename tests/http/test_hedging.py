@@ -180,7 +180,7 @@ async def test_when_both_fail_the_last_error_comes_out(kind: Kind, shared_server
 
 
 async def test_a_failure_lets_the_other_attempt_go_on(kind: Kind, shared_servers: dict[str, Process]) -> None:
-    with over(*shared_servers.values(), attempt_timeout=0.6) as services:
+    with over(*shared_servers.values(), attempt_timeout=5.0) as services:
         async with kind.client(services) as http:
             for _ in range(2):
                 answer = await http.get("http://orders/sleep?seconds=0.3")

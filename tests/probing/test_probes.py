@@ -58,7 +58,7 @@ def test_a_server_says_how_loaded_it_is(serve, kind):
             threads = [threading.Thread(target=call) for _ in range(3)]
             for thread in threads:
                 thread.start()
-            wait_until(lambda: answer_of(probe, endpoint)[0] == 3, 10, "three in flight")
+            wait_until(lambda: answer_of(probe, endpoint)[0] == 3, 30, "three in flight")
             for thread in threads:
                 thread.join()
         in_flight, latency = answer_of(probe, endpoint)
@@ -143,7 +143,7 @@ def test_nothing_is_left_after_close(serve, make):
         assert not ours()
         probe.ask(Node(endpoint), lambda *_: pytest.fail("asked after close"))
         assert not ours()
-    wait_until(lambda: len(sockets()) <= len(before) + (make is GrpcProbe), 10, "sockets are closed")
+    wait_until(lambda: len(sockets()) <= len(before) + (make is GrpcProbe), 30, "sockets are closed")
 
 
 def test_a_connection_is_kept(serve):

@@ -92,7 +92,7 @@ def test_leaving_is_seen_at_once(consul: ConsulServer, service: str) -> None:
         with register(service, port=80, to=consul.url) as mine:
             assert mine.wait(10)
             seen.expect(80)
-        seen.expect(timeout=2.0)
+        seen.expect(timeout=6.0)  # not only when a lease of 10 s ends
     assert consul.request("GET", f"/v1/health/service/{service}") == []
 
 
@@ -103,7 +103,7 @@ def test_killed_process_is_gone_after_its_ttl(consul: ConsulServer, service: str
     ):
         seen.expect(80)
         process.send_signal(signal.SIGKILL)
-        seen.expect(timeout=10.0)
+        seen.expect()
 
 
 def test_renewing_keeps_it_passing(consul: ConsulServer, service: str) -> None:

@@ -19,7 +19,7 @@ from clientlb.errors import ConfigurationError, RegistrationError
 from clientlb.registration import register
 from clientlb.registration.zookeeper import ZooKeeperRegistrar
 from clientlb.testing import RegistrarContract
-from tests.discovery.watching import watching
+from tests.discovery.watching import QUICK, watching
 from tests.registration.leaving import registered_process
 from tests.servers.process import free_ports, wait_until
 from tests.servers.zookeeper import ZooKeeperServer
@@ -85,7 +85,7 @@ def test_leaving_is_seen_at_once(zookeeper: ZooKeeperServer, service: str) -> No
         with register(service, port=80, to=zookeeper.url) as mine:
             assert mine.wait(10)
             seen.expect(80)
-        seen.expect(timeout=2.0)
+        seen.expect(timeout=6.0)  # not only when a session of 10 s ends
 
 
 def test_killed_process_is_gone_after_its_session(zookeeper: ZooKeeperServer, service: str) -> None:
@@ -95,7 +95,7 @@ def test_killed_process_is_gone_after_its_session(zookeeper: ZooKeeperServer, se
     ):
         seen.expect(80)
         process.send_signal(signal.SIGKILL)
-        seen.expect(timeout=10.0)
+        seen.expect()
 
 
 def test_two_servers_share_a_registrar(zookeeper: ZooKeeperServer, service: str) -> None:
@@ -269,7 +269,7 @@ def test_unreachable(service: str) -> None:
         registrar.withdraw(service, Endpoint("10.0.0.1", 80))
     started = time.monotonic()
     registrar.close()
-    assert time.monotonic() - started < 1.0
+    assert time.monotonic() - started < QUICK
 
 
 def test_service_that_cannot_be() -> None:

@@ -43,7 +43,7 @@ def fetched(path: str) -> Path:
     return found
 
 
-def wait_until(condition: Callable[[], object], timeout: float = 10.0, what: str = "the condition") -> None:
+def wait_until(condition: Callable[[], object], timeout: float = 30.0, what: str = "the condition") -> None:
     """Poll until `condition()` is true; fail with `what` after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while not condition():

@@ -66,13 +66,13 @@ def test_a_call_made_on_the_way_never_outlives_the_one_that_is_served(relay: Rel
     with client_of(address) as http:
         assert http.get("http://relay/left").json() is None  # and everything is imported and connected
         began = time.monotonic()
-        with clientlb.deadline(0.6), pytest.raises(httpx.ReadTimeout):
+        with clientlb.deadline(1.5), pytest.raises(httpx.ReadTimeout):
             http.get(f"http://relay{path}")
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 4
     wait_until(lambda: ask(address, "/last").json() != before, what="the call of A has ended")
     made = ask(address, "/last").json()
     assert made["error"] == "ReadTimeout"
-    assert 0.2 < made["seconds"] < 3, "its own timeout is 30 s, and B answers after 5"
+    assert 0.2 < made["seconds"] < 4, "its own timeout is 30 s, and B answers after 5"
     wait_until(lambda: stock.figures()["calls"].get("/hung-up") == seen + 1, what="B sees that A has hung up")
 
 
