@@ -74,9 +74,12 @@ class Method(BalancedMethod):
         if function is None:
             return self._connect(pick, Exchange(self, form, balancer, request, timeout, metadata, *arguments))
         try:
-            if form is not None:
-                function = function.with_call
-            answer = function(iter(request) if type(request) is Requests else request, first, metadata, *arguments)
+            sent = iter(request) if type(request) is Requests else request
+            credentials, wait_for_ready, compression = arguments
+            if form is None:  # `function(...)` would be a call from C: see `clientlb.grpc.aio._methods`
+                answer = function.__call__(sent, first, metadata, credentials, wait_for_ready, compression)
+            else:
+                answer = function.with_call(sent, first, metadata, credentials, wait_for_ready, compression)
         except Exception as error:
             failed = error
         except BaseException:
