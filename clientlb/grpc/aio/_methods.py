@@ -129,7 +129,8 @@ class _UnaryResponse(Method):
         if function is None and not wait_for_ready:
             pick = links.settle(pick, self.idempotent and request is not WRITTEN)
         try:
-            inner = (function or self.at(links, pick.node))(
+            # where f is no function, CPython makes a tuple and a dict for `f(x)` and calls from C; not so for this
+            inner = (function or self.at(links, pick.node)).__call__(
                 stream_of(request) if self._streams else request,
                 timeout=first,
                 metadata=metadata,
