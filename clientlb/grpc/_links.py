@@ -85,6 +85,9 @@ class Links(dict[Node, Link[Channel]]):
         leaving: An endpoint has left and its channel waits for its last call.
     """
 
+    # CPython 3.11 is quick with the attributes of a subclass of dict only if they are slots
+    __slots__ = ("__weakref__", "_closed", "_connect", "_dispose", "_lock", "_state_of", "balancer", "leaving")
+
     closed_error: type[ClosedError] = ChannelClosedError
     """What a call gets that comes too late."""
 

@@ -48,6 +48,8 @@ class LoopLinks(Links[grpc.aio.Channel]):
         running: Calls that go on by themselves; of streams, what is to be done at the end of their attempts.
     """
 
+    __slots__ = ("_awaiting", "_tasks", "changed", "fresh", "intercepted", "loop", "paused", "running")
+
     closed_error: type[ClosedError] = AioChannelClosedError
 
     def __init__(
