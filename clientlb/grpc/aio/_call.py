@@ -49,8 +49,7 @@ class BalancedCall(grpc.aio.Call):
         method: What is called.
         links: The channels of this event loop.
         arguments: Of the call: request, timeout, metadata, credentials, wait_for_ready and compression.
-        pick: Where the first attempt went, if it runs.
-        inner: The call of that attempt.
+        pick: Where the first attempt goes, if that is known.
     """
 
     # how every call begins; most end without having changed more than one of these
@@ -71,18 +70,12 @@ class BalancedCall(grpc.aio.Call):
         links: LoopLinks,
         arguments: tuple[Any, ...],
         pick: Pick | None = None,
-        inner: Any = None,
     ) -> None:
         self._method = method
         self._links = links
         self._arguments = arguments
         self._pick = pick  # of an attempt that was made without steps
-        self._inner = inner  # the call of the attempt that runs or was the last one
-        if inner is not None:
-            self._listen(inner)
-            if pick is not None and not links[pick.node].methods:
-                self._watch_connection(pick)
-            return
+        self._inner: Any = None  # the call of the attempt that runs or was the last one
         try:
             self._follow(self._first_step())
         except NotSentError as error:
@@ -90,6 +83,16 @@ class BalancedCall(grpc.aio.Call):
         except BaseException:
             self._steps.close()
             raise
+
+    def begin(self, method: Method, links: LoopLinks, arguments: tuple[Any, ...], pick: Pick, inner: Any) -> None:
+        """In place of `__init__`, which costs more: the first attempt runs."""
+        self._method = method
+        self._links = links
+        self._arguments = arguments
+        self._pick = pick
+        self._inner = inner
+        self._ended = False  # it is read several times; CPython 3.11 takes long for that of the class
+        self._listen(inner)
 
     @cached_property
     def _exchange(self) -> Exchange:
@@ -123,8 +126,7 @@ class BalancedCall(grpc.aio.Call):
             if self._news is not None:
                 self._announce()
             self._listen(inner)
-            if not self._links[step.pick.node].methods:
-                self._watch_connection(step.pick)
+            self.watch_connection(step.pick)
         elif step is not None:
             self._pause(step)
 
@@ -339,9 +341,9 @@ class BalancedCall(grpc.aio.Call):
             inner.cancel()
             self.attempt_ended(attempt, TIMED_OUT)
 
-    def _watch_connection(self, pick: Pick) -> None:
+    def watch_connection(self, pick: Pick) -> None:
         """See to it that the attempt does not wait long for a connection while another endpoint has one."""
-        if not self._exchange.patient:
+        if not self._links[pick.node].methods and not self._exchange.patient:
             self._links.loop.call_later(PATIENCE, _move_if_stuck, weakref.ref(self), pick)
 
     def move_if_stuck(self, pick: Pick) -> None:
@@ -355,7 +357,7 @@ class BalancedCall(grpc.aio.Call):
             # if it has connected meanwhile, it may have been sent
             self.attempt_ended(attempt, STILL_CONNECTING if links.is_stuck(pick.node) else CUT_OFF)
         elif not inner.done() and not links.is_connected(links[pick.node]):
-            self._watch_connection(pick)
+            self.watch_connection(pick)
 
     # ------------------------------------------------------------------ grpc.aio.Call
 

@@ -25,17 +25,13 @@ _IGNORED = Outcome.IGNORED
 class _UnaryResponse(BalancedCall):
     """One response: the call is awaited. When it is dropped it runs to its end all the same, as in grpc.aio."""
 
-    _serialized = False  # there is one request, and the serializer of its method looks at fresh calls
     _awaited: Any = None  # the call of the attempt whose end `__await__` is going to hear of
 
     def _listen(self, inner: Any) -> None:
         # Nearly every call is awaited at once, and whoever awaits hears of the end first hand. A callback would make a
-        # cycle of garbage of every call, so the next turn of the event loop sees whether one is needed: the serializer
-        # of the request (`LoopLinks.looking`), if it is surely called then, for `call_soon` costs half as much as a
-        # call.
+        # cycle of garbage of every call, so the next turn of the event loop sees whether one is needed
         links = self._links
-        if not self._serialized or links.intercepted or links.loop.get_task_factory() is not None:
-            links.loop.call_soon(links.look_at_fresh)
+        links.loop.call_soon(links.look_at_fresh)
         links.fresh.append(self)
 
     def listen_unless_awaited(self) -> None:
@@ -52,7 +48,7 @@ class _UnaryResponse(BalancedCall):
     def __await__(self) -> Generator[Any, None, Any]:
         while True:
             inner = self._inner
-            if inner is None or self._error is not None:
+            if inner is None or self._ended:
                 try:
                     inner = yield from self._current().__await__()
                 except asyncio.CancelledError:
@@ -207,7 +203,14 @@ class _StreamRequest(BalancedCall):
 class UnaryUnaryCall(_UnaryResponse, grpc.aio.UnaryUnaryCall):  # type: ignore[type-arg]
     """A call with one request and one response."""
 
-    _serialized = True
+    def _listen(self, inner: Any) -> None:
+        # The serializer of the request (`LoopLinks.looking`) looks at fresh calls, if it is surely called in the next
+        # turn of the event loop, for `call_soon` costs half as much as a call
+        links = self._links
+        if links.intercepted or links.loop.get_task_factory() is not None:
+            super()._listen(inner)
+        else:
+            links.fresh.append(self)
 
 
 class UnaryStreamCall(_StreamResponse, grpc.aio.UnaryStreamCall):  # type: ignore[type-arg]

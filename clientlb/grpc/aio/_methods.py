@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from clientlb.grpc.aio._channel import Channel, LoopLinks
 
 _IGNORED = Outcome.IGNORED
+_new = object.__new__
 
 # generic for type checkers, but not when the program runs
 if TYPE_CHECKING:
@@ -42,11 +43,11 @@ class Method(BalancedMethod):
     """A method of the aio channel."""
 
     kind: type[BalancedCall]
-    _streams = False
 
     def __init__(self, channel: Channel, arity: str, name: str, *arguments: Any) -> None:
         super().__init__(channel, arity, name, *arguments)
         self._channel = channel
+        self._streams = arity.startswith("stream_")
 
     def at(self, links: LoopLinks, node: Node) -> Any:
         """The same method of the channel to one endpoint."""
@@ -141,12 +142,14 @@ class _UnaryResponse(Method):
         except BaseException:
             pick.release(_IGNORED)
             raise
-        return self.kind(self, links, arguments, pick, inner)
+        made: BalancedCall = _new(self.kind)
+        made.begin(self, links, arguments, pick, inner)
+        if function is None:
+            made.watch_connection(pick)
+        return made
 
 
 class _StreamRequest(Method):
-    _streams = True
-
     def __call__(
         self,
         request_iterator: AsyncIterable[Any] | Iterable[Any] | None = None,
