@@ -38,18 +38,10 @@ if _TYPE_CHECKING:
         ThrottledError,
     )
     from clientlb.health_options import HealthOptions, OutlierOptions, RatioOptions, SlowOptions
-    from clientlb.options import (
-        BudgetOptions,
-        CallOptions,
-        GuardOptions,
-        HedgeOptions,
-        JournalOptions,
-        Options,
-        RetryOptions,
-        ThrottleOptions,
-    )
+    from clientlb.options import CallOptions, GuardOptions, JournalOptions, Options, ThrottleOptions
     from clientlb.outcome import Cause, Outcome, Verdict
     from clientlb.pick import Pick
+    from clientlb.retry_options import BudgetOptions, HedgeOptions, RetryOptions
     from clientlb.services import Services
     from clientlb.stats import EndpointStats, ServiceStats
 
@@ -121,18 +113,10 @@ _HOMES = {
         "ThrottledError",
     ),
     "health_options": ("HealthOptions", "OutlierOptions", "RatioOptions", "SlowOptions"),
-    "options": (
-        "BudgetOptions",
-        "CallOptions",
-        "GuardOptions",
-        "HedgeOptions",
-        "JournalOptions",
-        "Options",
-        "RetryOptions",
-        "ThrottleOptions",
-    ),
+    "options": ("CallOptions", "GuardOptions", "JournalOptions", "Options", "ThrottleOptions"),
     "outcome": ("Cause", "Outcome", "Verdict"),
     "pick": ("Pick",),
+    "retry_options": ("BudgetOptions", "HedgeOptions", "RetryOptions"),
     "services": ("Services",),
     "stats": ("EndpointStats", "ServiceStats"),
 }

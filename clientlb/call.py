@@ -33,11 +33,12 @@ from clientlb.balancer import Balancer
 from clientlb.deadlines import shortest
 from clientlb.endpoint import Endpoint
 from clientlb.errors import ConfigurationError, DeadlineExceededError, ThrottledError, of_service
-from clientlb.options import CallKey, CallOptions, RetryOptions, Where
+from clientlb.options import CallKey, CallOptions, Where
 from clientlb.outcome import Cause, Outcome, Verdict
 from clientlb.pick import Pick, TriedNodes
 from clientlb.policy import Request
 from clientlb.retry.policy import Refusal, decide
+from clientlb.retry_options import RetryOptions
 
 
 class Attempt:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import sys
 
-from clientlb.options import RETRYABLE_CODES, RETRYABLE_STATUSES
 from clientlb.outcome import Cause, Outcome, Verdict
+from clientlb.retry_options import RETRYABLE_CODES, RETRYABLE_STATUSES
 
 _NETWORK = (OSError, EOFError)  # requests' and most of aiohttp's exceptions are OSErrors as well
 _FILES = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)

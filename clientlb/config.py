@@ -15,16 +15,9 @@ from clientlb.backoff import full_jitter
 from clientlb.check_options import KINDS
 from clientlb.errors import ConfigurationError
 from clientlb.health_options import TABLES, HealthOptions
-from clientlb.options import (
-    BudgetOptions,
-    GuardOptions,
-    HedgeOptions,
-    JournalOptions,
-    Options,
-    RetryOptions,
-    ThrottleOptions,
-)
+from clientlb.options import GuardOptions, JournalOptions, Options, ThrottleOptions
 from clientlb.require import require_int, require_number
+from clientlb.retry_options import BudgetOptions, HedgeOptions, RetryOptions
 
 _NESTED: dict[type[Any], dict[str, type[Any]]] = {
     Options: {

@@ -167,8 +167,7 @@ class HealthOptions:
         require_int("health.connect_failures", self.connect_failures, 1)
         for rule, kind in TABLES.items():
             require_options(f"health.{rule}", getattr(self, rule), kind)
-        if self.check is not None:
-            require_options("health.check", self.check, HttpCheck, TcpCheck, GrpcCheck)
+        require_options("health.check", self.check, HttpCheck, TcpCheck, GrpcCheck, optional=True)
         require_number("health.open_for", self.open_for, above=0)
         require_number("health.open_for_max", self.open_for_max, at_least=self.open_for)
         require_number("health.forgive_after", self.forgive_after, above=0)

@@ -46,10 +46,12 @@ def require_callable(name: str, value: object, what: str) -> None:
         raise ConfigurationError(f"{name} is {value!r}; give {what}")
 
 
-def require_options(name: str, value: object, *kinds: type) -> None:
-    """Refuse what is an instance of none of these classes of options."""
-    if not isinstance(value, kinds):
-        raise ConfigurationError(f"{name} is {value!r}; give {' or '.join(kind.__name__ for kind in kinds)}(...)")
+def require_options(name: str, value: object, *kinds: type, optional: bool = False) -> None:
+    """Refuse what is an instance of none of these classes of options, nor None where it is `optional`."""
+    if isinstance(value, kinds) or (optional and value is None):
+        return
+    right = f"{' or '.join(kind.__name__ for kind in kinds)}(...){' or None' if optional else ''}"
+    raise ConfigurationError(f"{name} is {value!r}; give {right}")
 
 
 def frozen(name: str, values: object, fits: Callable[[object], bool], members: str) -> frozenset[Any]:

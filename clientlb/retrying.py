@@ -17,8 +17,9 @@ from clientlb.retry.throttle import Throttle
 
 if TYPE_CHECKING:
     from clientlb.node import Node
-    from clientlb.options import HedgeOptions, Options
+    from clientlb.options import Options
     from clientlb.pick import TriedNodes
+    from clientlb.retry_options import HedgeOptions
     from clientlb.roster import Roster
 
 _ENOUGH = 20

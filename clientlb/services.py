@@ -27,9 +27,10 @@ from clientlb.discovery.snapshot import SnapshotFiles, SnapshotKeeper
 from clientlb.endpoint import Endpoint
 from clientlb.errors import ClosedError, ConfigurationError, of_service
 from clientlb.forks import survive_forks
-from clientlb.options import CallKey, CallOptions, Options, RetryOptions, Where
+from clientlb.options import CallKey, CallOptions, Options, Where
 from clientlb.outcome import Verdict
 from clientlb.require import require_callable
+from clientlb.retry_options import RetryOptions
 from clientlb.stats import ServiceStats
 from clientlb.telemetry.logging import LoggingHook
 

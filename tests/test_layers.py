@@ -20,6 +20,7 @@ FLOORS = [
         "require",
         "check_options",
         "health_options",
+        "retry_options",
         "options",
         "config",
         "classify",

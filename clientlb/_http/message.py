@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
-from clientlb.options import CallOptions, RetryOptions
+from clientlb.options import CallOptions
+from clientlb.retry_options import RetryOptions
 
 IDEMPOTENCY_HEADERS = ("Idempotency-Key", "X-Idempotency-Key")
 

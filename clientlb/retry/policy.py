@@ -7,8 +7,8 @@ import random
 from collections.abc import Callable
 
 from clientlb.backoff import RetryState
-from clientlb.options import RetryOptions
 from clientlb.outcome import Outcome, Verdict
+from clientlb.retry_options import RetryOptions
 
 
 class Refusal(enum.Enum):

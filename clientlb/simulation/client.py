@@ -16,8 +16,9 @@ from clientlb.balancer import Balancer
 from clientlb.call import LATE, Attempt, Await, Ended, Sleep, Step, Steps, Wait, call
 from clientlb.errors import ClientLBError
 from clientlb.events import Event
-from clientlb.options import NO_RETRIES, Options, RetryOptions
+from clientlb.options import Options
 from clientlb.outcome import Outcome, Verdict
+from clientlb.retry_options import NO_RETRIES, RetryOptions
 from clientlb.simulation.loop import Loop
 from clientlb.simulation.record import Record
 from clientlb.simulation.server import Server

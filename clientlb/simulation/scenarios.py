@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
 
-from clientlb.options import HedgeOptions, ThrottleOptions
+from clientlb.options import ThrottleOptions
+from clientlb.retry_options import HedgeOptions
 from clientlb.simulation import incidents
 from clientlb.simulation.record import Result
 from clientlb.simulation.setting import HARSH, MID, MILD, ClippedNormal, Exponential, Setting, Steady

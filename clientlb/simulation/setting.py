@@ -14,7 +14,8 @@ from math import inf
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from clientlb.errors import ConfigurationError
-from clientlb.options import HedgeOptions, ThrottleOptions
+from clientlb.options import ThrottleOptions
+from clientlb.retry_options import HedgeOptions
 
 if TYPE_CHECKING:
     from clientlb.simulation.world import World

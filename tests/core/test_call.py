@@ -20,9 +20,9 @@ from clientlb import (
 )
 from clientlb.call import Attempt, Sleep, Wait, call
 from clientlb.drive import drive, drive_async
-from clientlb.options import NO_RETRIES
 from clientlb.outcome import SUCCEEDED
 from clientlb.retry.policy import Refusal
+from clientlb.retry_options import NO_RETRIES
 from clientlb.testing import FakeClock
 
 FAILED = Verdict(Outcome.RETRYABLE, "503")

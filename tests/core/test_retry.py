@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from tenacity import stop_after_attempt, stop_after_delay, wait_fixed, wait_incrementing
 
 from clientlb.backoff import RetryState, full_jitter
-from clientlb.options import BudgetOptions, RetryOptions
 from clientlb.outcome import Outcome, Verdict
 from clientlb.retry.budget import RetryBudget
 from clientlb.retry.policy import Refusal, decide
+from clientlb.retry_options import BudgetOptions, RetryOptions
 
 FAILED = Verdict(Outcome.RETRYABLE, "503")
 REFUSED = Verdict(Outcome.RETRYABLE, "ConnectError", sent=False)

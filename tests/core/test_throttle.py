@@ -17,10 +17,10 @@ from clientlb import (
     Verdict,
 )
 from clientlb.call import Attempt, Wait, call
-from clientlb.options import NO_RETRIES
 from clientlb.outcome import SUCCEEDED
 from clientlb.retry.policy import Refusal
 from clientlb.retry.throttle import Throttle
+from clientlb.retry_options import NO_RETRIES
 from clientlb.testing import FakeClock
 
 TURNED_AWAY = Verdict(Outcome.RETRYABLE, "503")

@@ -20,8 +20,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from clientlb import events, histogram
 from clientlb.endpoint import Endpoint
 from clientlb.errors import ConfigurationError, DiscoveryError
-from clientlb.options import BudgetOptions, Options, RetryOptions
+from clientlb.options import Options
 from clientlb.outcome import Outcome
+from clientlb.retry_options import BudgetOptions, RetryOptions
 from clientlb.services import Services
 from clientlb.telemetry.prometheus import PrometheusSink
 from clientlb.testing import FakeClock, ManualDiscovery
