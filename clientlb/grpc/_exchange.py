@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -135,8 +136,9 @@ class Exchange(Sending):
     def launch(self, attempt: Attempt) -> Launched:
         """Send the request to the endpoint of an attempt, beside another attempt perhaps."""
         form, self._form = self._form, "future"
+        hear = partial(self._hear, attempt) if self.balancer.wants_reports else None
         try:
-            return Launched(self.start(attempt), with_call=form is not None)
+            return Launched(self.start(attempt), hear, with_call=form is not None)
         finally:
             self._form = form
 
@@ -208,11 +210,13 @@ class Launched:
 
     Args:
         future: gRPC's.
+        hear: Is given the future when there is a response, for what it says of the server's load.
         with_call: The caller wants the call besides the response.
     """
 
-    def __init__(self, future: Any, *, with_call: bool) -> None:
+    def __init__(self, future: Any, hear: Callable[[Any], None] | None, *, with_call: bool) -> None:
         self._future = future
+        self._hear = hear
         self._with_call = with_call
         self.cancel: Callable[[], bool] = future.cancel
         self.add_done_callback: Callable[[Callable[[Any], None]], None] = future.add_done_callback
@@ -220,4 +224,6 @@ class Launched:
     def result(self) -> Any:
         """The response; waits for it."""
         response = self._future.result()
+        if self._hear is not None:
+            self._hear(self._future)
         return (response, self._future) if self._with_call else response

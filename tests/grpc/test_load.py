@@ -34,10 +34,16 @@ def unequal(request, stubs):
 
 
 @pytest.fixture
-def services(discovery, unequal):
+def hedge():
+    return None
+
+
+@pytest.fixture
+def services(discovery, unequal, hedge):
     discovery.set("orders", [server.address for server in unequal])
     policy = partial(WeightedRoundRobin, blackout=0, update_every=1e-6)
-    with clientlb.Services(discovery, options=clientlb.Options(policy=policy)) as made:
+    options = clientlb.Options(policy=policy, retry=clientlb.RetryOptions(hedge=hedge))
+    with clientlb.Services(discovery, options=options) as made:
         yield made
 
 
@@ -87,6 +93,26 @@ async def test_every_kind_of_aio_call_hears_the_report(services, unequal, aconne
         for _ in range(30):
             assert (await call()).id == "a"
         check_reports(services, unequal)
+
+
+HEDGED = pytest.mark.parametrize("hedge", [clientlb.HedgeOptions(delay=20)])
+
+
+@HEDGED
+def test_hedged_calls_hear_the_report(services, unequal, connect, pb):
+    stub = connect(idempotent=True)
+    for call in (lambda: stub.Get(pb.Request(id="a")), lambda: stub.Get.with_call(pb.Request(id="a"))[0]):
+        for _ in range(30):
+            assert call().id == "a"
+        check_reports(services, unequal)
+
+
+@HEDGED
+async def test_hedged_aio_calls_hear_the_report(services, unequal, aconnect, pb):
+    stub = aconnect(idempotent=True)
+    for _ in range(30):
+        assert (await stub.Get(pb.Request(id="a"))).id == "a"
+    check_reports(services, unequal)
 
 
 def test_calls_follow_what_servers_report(services, unequal, connect, pb):
