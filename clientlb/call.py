@@ -100,7 +100,6 @@ class Wait:
 _RETRYABLE = Outcome.RETRYABLE  # see clientlb.balancer
 FOREVER = 1e6
 """Seconds that no call outlives; infinity is more than the waits of threads can take."""
-_FAILURE = Outcome.FAILURE
 _IGNORED = Outcome.IGNORED
 _CONNECT = Cause.CONNECT
 _SUCCESS = Outcome.SUCCESS
@@ -347,8 +346,7 @@ def call(
         now = balancer.clock()
         attempt.trace.attempts.append(Tried(pick.node.endpoint, verdict.reason, now - pick.started))
         outcome = verdict.outcome
-        failed = outcome is _RETRYABLE or outcome is _FAILURE
-        if failed and deadline is not None and retrying.cut_short(pick.started, deadline, now):
+        if outcome is not _SUCCESS and deadline is not None and retrying.cut_short(outcome, pick.started, deadline, now):
             outcome = _IGNORED  # it was the caller who had no time
             attempt.trace.refusal = Refusal.OUT_OF_TIME
         if whole:
@@ -451,17 +449,21 @@ def _race(
                 return ended
             now = balancer.clock()
             pick, verdict = ended.attempt.pick, ended.verdict
-            unsent = verdict.outcome is _IGNORED and not verdict.sent
-            if verdict.outcome is not _RETRYABLE and not unsent:  # an answer, and another server would give the same
+            outcome = verdict.outcome
+            # an answer, and another server would give the same
+            if outcome is not _RETRYABLE and (verdict.sent or outcome is not _IGNORED):
                 for loser in running:
                     trace.attempts.append(Tried(loser.pick.endpoint, "superseded", now - loser.pick.started))
                     loser.pick.supersede(now)
                 return ended
             trace.attempts.append(Tried(pick.endpoint, verdict.reason, now - pick.started))
-            pick.release(verdict.outcome, verdict.reason, now, verdict.cause)
+            if outcome is _IGNORED:
+                retrying.give_back()  # one attempt less was made than was paid for
+            elif limits.deadline is not None and retrying.cut_short(outcome, pick.started, limits.deadline, now):
+                outcome = _IGNORED
+            pick.release(outcome, verdict.reason, now, verdict.cause)
             tried.append(pick.node)
-            if unsent:  # one attempt less than was paid for
-                retrying.give_back()
+            if outcome is _IGNORED:  # it counts as no attempt
                 retrying.forget_hedges(1)
                 continue
             retrying.absorb_failure()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from clientlb import events
 from clientlb.outbox import Outbox
+from clientlb.outcome import Outcome
 from clientlb.retry.budget import RetryBudget
 from clientlb.retry.throttle import Throttle
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from clientlb.retry_options import HedgeOptions
     from clientlb.roster import Roster
 
+_RETRYABLE = Outcome.RETRYABLE  # see clientlb.balancer
+_FAILURE = Outcome.FAILURE
 _ENOUGH = 20
 """Attempts without which nobody can say how long one usually takes."""
 _SOON = 0.02
@@ -89,10 +92,10 @@ class Retrying:
         seconds, attempts = self._roster.usual(hedge.percentile, now)
         return max(hedge.least, seconds) if attempts >= hedge.enough else None
 
-    def cut_short(self, started: float, deadline: float, now: float) -> bool:
-        """Whether a deadline has ended an attempt that had less time than half of all attempts take."""
+    def cut_short(self, outcome: Outcome, started: float, deadline: float, now: float) -> bool:
+        """Whether an attempt failed for a deadline that left it less time than half of all attempts take."""
         given = deadline - started
-        if deadline - now > min(_SOON, given / 2):
+        if (outcome is not _RETRYABLE and outcome is not _FAILURE) or deadline - now > min(_SOON, given / 2):
             return False
         seconds, attempts = self._roster.usual(0.5, now)
         return attempts >= _ENOUGH and given < seconds

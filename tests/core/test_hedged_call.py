@@ -229,6 +229,24 @@ def test_an_attempt_that_could_not_be_started_leaves_the_call_to_the_other(which
     assert (figures.calls, figures.failures, figures.hedges, figures.hedges_denied) == (3, 0, 0, 0)
 
 
+def test_a_deadline_that_cuts_both_short_is_evidence_against_neither():
+    bench = Bench()
+    usual = [bench.balancer.pick() for _ in range(60)]
+    bench.clock.advance(1.0)
+    for pick in usual:
+        pick.release()
+    steps = bench.call(deadline=bench.clock() + 0.2, whole=True)
+    first = next(steps)
+    bench.clock.advance(0.1)
+    second = steps.send(LATE)
+    bench.clock.advance(0.1)
+    assert steps.send(Ended(first, FAILED)) == Await()
+    assert steps.send(Ended(second, FAILED)) is None
+    figures = bench.balancer.stats()
+    assert [endpoint.failures for endpoint in figures.endpoints] == [0, 0, 0]
+    assert (figures.calls, figures.failures, figures.hedges) == (60, 0, 0)
+
+
 def test_when_none_could_be_started_the_call_fails():
     bench = Bench()
     steps = bench.call()
