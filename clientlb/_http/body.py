@@ -173,7 +173,8 @@ class AsyncResponseBody(_ResponseBody):
 class _OneShotBody:
     """The body of a request that can be read only once, unless it is a file. It remembers how far it came.
 
-    httpcore itself sends a request again that an HTTP/2 connection did not take. A file would be empty by then.
+    With a transport of the user's, httpcore itself sends a request again that an HTTP/2 connection did not take. A file
+    would be empty by then.
 
     Args:
         stream: The caller's.

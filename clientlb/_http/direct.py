@@ -109,7 +109,7 @@ class _Direct:
         return Dialler(self._core.SyncBackend())
 
     def _backend(self) -> Any:
-        return LastingBackend(self.dialler, self._core.WriteError)
+        return LastingBackend(self.dialler, self._core)
 
     def _pool_type(self, multiplexes: bool) -> Any:
         return (http2 if multiplexes else pools).sync_pool(self._core)
@@ -194,7 +194,7 @@ class AsyncDirect(_Direct):
         return AsyncDialler(self._core.TrioBackend() if in_trio() else self._core.AnyIOBackend())
 
     def _backend(self) -> Any:
-        return AsyncLastingBackend(self.dialler, self._core.WriteError)
+        return AsyncLastingBackend(self.dialler, self._core)
 
     def _pool_type(self, multiplexes: bool) -> Any:
         return (http2 if multiplexes else pools).async_pool(self._core)

@@ -200,9 +200,14 @@ class _Exchange(ABC, Generic[AnyRequest]):
             return Verdict(Outcome.IGNORED, f"{type(error).__name__} after the client was closed")
         return self._flavour.errors.of(error, untouched=self._untouched, stale=error is self._stale)
 
-    def _failed_on_a_kept_connection(self, error: BaseException, pick: Pick) -> None:
-        """No evidence, if the connection broke: it may have been closed for having been idle, in the same moment."""
-        if self._flavour.errors.hung_up(error) and (self._body is None or self._body.error is not error):
+    def _failed(self, error: BaseException, pick: Pick, *, kept: bool) -> None:
+        """No evidence, if a kept connection broke: it may have been closed for having been idle, in the same moment.
+
+        Nor if the server had said goodbye on it.
+        """
+        errors, body = self._flavour.errors, self._body
+        ended = errors.said_goodbye(error) or ((kept or (body is not None and body.refused)) and errors.hung_up(error))
+        if ended and (body is None or body.error is not error):
             self._stale = error
             pick.observe(_IGNORED)  # what the call reports will be the second, which does not count
 
@@ -295,8 +300,7 @@ class Exchange(_Exchange[AnyRequest]):
         try:
             response = link.transport.send(self._request, scheme, changes)
         except BaseException as error:
-            if latest is dialler.latest or (self._body is not None and self._body.refused):
-                self._failed_on_a_kept_connection(error, pick)
+            self._failed(error, pick, kept=latest is dialler.latest)
             if self._links.give_back(link):
                 close_retired(self._links)
             raise
@@ -393,8 +397,7 @@ class AsyncExchange(_Exchange[AnyRequest]):
         try:
             response = await link.transport.send(self._request, scheme, changes)
         except BaseException as error:
-            if latest is dialler.latest or (self._body is not None and self._body.refused):
-                self._failed_on_a_kept_connection(error, pick)
+            self._failed(error, pick, kept=latest is dialler.latest)
             if self._links.give_back(link):
                 await aclose_retired(self._links)
             raise

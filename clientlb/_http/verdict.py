@@ -8,7 +8,8 @@ broken off, read timeout, ...   RETRYABLE     may have been processed
 not taken (HTTP/2): refused,    RETRYABLE     never processed: safe to repeat whatever the method
   too many streams, GOAWAY
 broke before any answer came,   RETRYABLE     no evidence: see `Verdict.stale`
-  on a connection used before
+  on a connection used before;
+  GOAWAY on such a connection
 no connection became free       RETRYABLE     never sent, and soft evidence: a server that hangs fills its pool, which
   in time                                     is that of one endpoint
 everything else                 IGNORED       the caller's own: bad header, error in its body
@@ -21,6 +22,7 @@ from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from types import ModuleType
 
+from clientlb._http.goodbye import NotTaken
 from clientlb.classify import cause_of_status
 from clientlb.outcome import SUCCEEDED, Cause, Outcome, Verdict
 
@@ -64,7 +66,7 @@ class ErrorVerdicts:
         Args:
             error: What the transport raised.
             untouched: Nothing of the request's body was read.
-            stale: The connection was used before, and `hung_up` says that it broke.
+            stale: The connection was used before, and `hung_up` or `said_goodbye` says that it ended.
         """
         reason = type(error).__name__
         if isinstance(error, self._never_sent):
@@ -77,6 +79,11 @@ class ErrorVerdicts:
             return Verdict(Outcome.IGNORED, reason)
         cause = Cause.OVERLOAD if refused else Cause.APPLICATION
         return Verdict(Outcome.RETRYABLE, reason, sent=not refused, untouched=untouched, cause=cause, stale=stale)
+
+    def said_goodbye(self, error: BaseException) -> bool:
+        """Whether a server that goes away did not take the request. One that takes not even the first one does harm."""
+        event = _event_of(error)
+        return isinstance(event, NotTaken) and event.stream > 1
 
     def hung_up(self, error: BaseException) -> bool:
         """Whether the connection broke or was closed, as opposed to something wrong that came through it."""
@@ -95,6 +102,8 @@ def _was_not_taken(error: Exception) -> bool:
     event = _event_of(error)
     if event is None:
         return False
+    if isinstance(event, NotTaken):
+        return True
     if getattr(event, "error_code", None) == _REFUSED_STREAM and hasattr(event, "stream_id"):
         return True
     closed = _CLOSED(str(error))

@@ -17,6 +17,7 @@ import h2.errors
 import h2.events
 import h2.exceptions
 import h2.settings
+from hyperframe.frame import GoAwayFrame
 
 NOBODY = 0
 """As last stream of a GOAWAY: no request was looked at."""
@@ -40,6 +41,8 @@ Script = Callable[[Seen], str]
     not this    GOAWAY that excludes it                 none        GOAWAY that excludes all
     maybe this  GOAWAY that includes it, and no answer  hang up     the connection ends without a word
     last        answer, then GOAWAY                     full        answer, then no more streams are allowed
+    in peace    GOAWAY that includes it, then answer    half way    the head, GOAWAY that includes it, the rest
+    not both    GOAWAY that excludes it, then answer the one before it, which was left        leave    nothing, so far
     hang up later    answer, and a little later the connection ends without a word
 """
 
@@ -81,7 +84,9 @@ class H2Server:
         with connection, contextlib.suppress(OSError, h2.exceptions.ProtocolError):
             connection.sendall(state.data_to_send())
             while data := connection.recv(65536):
-                ends = [not self._obey(state, each) for each in self._arrived(state, data, requests, number)]
+                ends = [
+                    not self._obey(state, connection, each) for each in self._arrived(state, data, requests, number)
+                ]
                 connection.sendall(state.data_to_send())
                 if any(ends):
                     time.sleep(0.05 if self.saying_goodbye else 0)
@@ -99,14 +104,19 @@ class H2Server:
                 self.seen.append(requests[event.stream_id])
                 yield requests[event.stream_id]
 
-    def _obey(self, state: Any, seen: Seen) -> bool:
+    def _obey(self, state: Any, connection: socket.socket, seen: Seen) -> bool:
         """Do what the script says; False ends the connection."""
         action, stream = self._script(seen), seen.stream
-        if action in ("answer", "last", "full", "hang up later"):
+        if action in ("in peace", "not both"):
+            stream -= 2 * (action == "not both")
+            self._say_goodbye(state, connection, stream)
+        if action in ("answer", "last", "full", "hang up later", "in peace", "half way", "not both"):
             content = json.dumps(
                 {"method": seen.method, "body": len(seen.body), "connection": seen.connection}
             ).encode()
             state.send_headers(stream, [(":status", "200"), ("content-length", str(len(content)))])
+            if action == "half way":
+                self._say_goodbye(state, connection, stream)
             state.send_data(stream, content, end_stream=True)
         if action == "full":
             state.update_settings({h2.settings.SettingCodes.MAX_CONCURRENT_STREAMS: 0})
@@ -117,4 +127,9 @@ class H2Server:
         if action in goodbyes:
             state.close_connection(last_stream_id=goodbyes[action])
         self.saying_goodbye = action == "hang up later"
-        return action not in ("hang up", "hang up later", *goodbyes)
+        return action not in ("hang up", "hang up later", "in peace", "half way", "not both", *goodbyes)
+
+    def _say_goodbye(self, state: Any, connection: socket.socket, last: int) -> None:
+        """Go on afterwards, which h2's servers cannot."""
+        connection.sendall(state.data_to_send() + GoAwayFrame(0, last_stream_id=last).serialize())
+        time.sleep(0.02)  # so that it is most likely seen before what follows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
 from collections.abc import AsyncIterator, Iterator
@@ -47,8 +48,9 @@ def fleet(*scripts: Any) -> Iterator[Fleet]:
 
 
 @contextlib.asynccontextmanager
-async def client(kind: Kind, fleet: Fleet) -> AsyncIterator[Http]:
-    async with kind.client(fleet.services, http1=False, http2=True, timeout=5) as http:
+async def client(kind: Kind, fleet: Fleet, **settings: Any) -> AsyncIterator[Http]:
+    settings = settings or {"http1": False, "http2": True}
+    async with kind.client(fleet.services, timeout=5, **settings) as http:
         yield http
 
 
@@ -99,13 +101,34 @@ async def test_what_may_have_been_taken_is_sent_again_only_if_it_may_be(kind: Ki
         assert both.seen.count(("POST", b"pay")) == 4
 
 
-@pytest.mark.parametrize("action", ["last", "full", "not this"])
+@pytest.mark.parametrize("action", ["last", "full", "not this", "in peace", "half way"])
 async def test_a_server_that_goes_away_in_good_manners_costs_no_call(kind: Kind, action: str) -> None:
     with fleet(second_on_a_connection(action)) as one:
         async with client(kind, one) as http:
             for _ in range(6):
                 assert (await http.post("http://orders/", content=b"pay")).json()["body"] == 3
         assert one.servers[0].connections == 2
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+async def test_of_two_that_share_a_connection_one_is_answered_and_one_sent_again(flavour: Any) -> None:
+    actions = {3: "leave", 5: "not both"}
+    with fleet(lambda seen: actions.get(seen.stream, "answer") if seen.connection == 1 else "answer") as one:
+        async with flavour.AsyncClient(one.services, http1=False, http2=True, timeout=5) as http:
+            await http.get("http://orders/")
+            both = await asyncio.gather(*(http.post("http://orders/", content=b"pay") for _ in range(2)))
+        tried = [[attempt.reason for attempt in response.extensions["clientlb"].attempts] for response in both]
+        assert sorted(tried) == [[""], ["RemoteProtocolError on a kept connection", ""]]
+        assert one.failures == 0
+        assert one.servers[0].connections == 2
+
+
+async def test_a_server_that_takes_not_even_one_request_fails(kind: Kind) -> None:
+    with fleet(lambda seen: "none") as one:
+        async with client(kind, one) as http:
+            with pytest.raises(kind.library.RemoteProtocolError, match="GOAWAY: the server takes no more requests"):
+                await http.post("http://orders/", content=b"pay")
+        assert one.failures > 0
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
@@ -130,11 +153,11 @@ def test_a_file_or_a_list_is_sent_again_like_bytes(flavour: Any) -> None:
         assert len(both.seen) > 3
 
 
-async def a_stream_that_was_not_taken_is_not_sent_empty(kind: Kind, body: Any) -> None:
+async def a_stream_that_was_not_taken_is_not_sent_empty(kind: Kind, body: Any, said: str, **settings: Any) -> None:
     with fleet(second_on_a_connection("not this")) as one:
-        async with client(kind, one) as http:
+        async with client(kind, one, **settings) as http:
             await http.post("http://orders/", content=b"first")
-            with pytest.raises(kind.library.RemoteProtocolError, match="cannot be read again") as caught:
+            with pytest.raises(kind.library.RemoteProtocolError, match=said) as caught:
                 await http.request("PUT", "http://orders/", content=body)
         assert "cannot be sent again" in caught.value.__notes__[0]
         assert one.seen == [("POST", b"first"), ("PUT", b"one")]
@@ -158,7 +181,15 @@ async def test_a_stream_that_was_not_taken_is_not_sent_empty(kind: Kind, what: s
             yield self._pipe.read()
 
     pipe = AsyncPipe() if kind.is_async else Pipe(b"one")
-    await a_stream_that_was_not_taken_is_not_sent_empty(kind, kind.body(b"one") if what == "generator" else pipe)
+    body = kind.body(b"one") if what == "generator" else pipe
+    await a_stream_that_was_not_taken_is_not_sent_empty(kind, body, "did not take this one")
+
+
+async def test_a_transport_of_the_user_does_not_send_it_empty_either(kind: Kind) -> None:
+    plain = kind.library.AsyncHTTPTransport if kind.is_async else kind.library.HTTPTransport
+    await a_stream_that_was_not_taken_is_not_sent_empty(
+        kind, kind.body(b"one"), "cannot be read again", inner=lambda endpoint: plain(http1=False, http2=True)
+    )
 
 
 async def test_a_connection_is_kept(kind: Kind) -> None:
