@@ -215,7 +215,7 @@ async def test_a_call_that_is_given_a_connection_too_late_leaves_nothing(
     with released_too_late(monkeypatch, pieces[2], "async") as then:
         then.append(response.aclose)
         with pytest.raises(pieces[1].PoolTimeout):
-            await bench.http.get("http://orders/")
+            await bench.http.get("http://orders/", extensions={"clientlb": {"retry": False}})
     await bench.usable("http://orders/")
 
 
@@ -228,7 +228,7 @@ def test_a_call_that_is_given_a_connection_too_late_leaves_nothing_in_threads(
     with released_too_late(monkeypatch, pieces[2], "sync") as then:
         then.append(response.close)
         with pytest.raises(pieces[1].PoolTimeout):
-            bench.http.get("http://orders/")
+            bench.http.get("http://orders/", extensions={"clientlb": {"retry": False}})
     bench.usable_sync("http://orders/")
 
 
