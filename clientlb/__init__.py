@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 if _TYPE_CHECKING:
     from clientlb import registration
     from clientlb.balancer import Balancer
-    from clientlb.call import Trace, Tried
     from clientlb.check_options import GrpcCheck, HttpCheck, TcpCheck
     from clientlb.config import load_options
     from clientlb.deadlines import deadline, time_remaining
@@ -44,6 +43,7 @@ if _TYPE_CHECKING:
     from clientlb.retry_options import BudgetOptions, HedgeOptions, RetryOptions
     from clientlb.services import Services
     from clientlb.stats import EndpointStats, ServiceStats
+    from clientlb.trace import Trace, Tried
 
 __version__ = "0.1.0"
 
@@ -95,7 +95,6 @@ __all__ = [
 # A public name brings its module when it is first used, so that importing clientlb costs next to nothing.
 _HOMES = {
     "balancer": ("Balancer",),
-    "call": ("Trace", "Tried"),
     "check_options": ("GrpcCheck", "HttpCheck", "TcpCheck"),
     "config": ("load_options",),
     "deadlines": ("deadline", "time_remaining"),
@@ -119,6 +118,7 @@ _HOMES = {
     "retry_options": ("BudgetOptions", "HedgeOptions", "RetryOptions"),
     "services": ("Services",),
     "stats": ("EndpointStats", "ServiceStats"),
+    "trace": ("Trace", "Tried"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 _ROOMS = {*_HOMES, "discovery", "events", "policy", "registration", "telemetry"}

@@ -31,7 +31,6 @@ from clientlb import events
 from clientlb.backoff import RetryState
 from clientlb.balancer import Balancer
 from clientlb.deadlines import shortest
-from clientlb.endpoint import Endpoint
 from clientlb.errors import ConfigurationError, DeadlineExceededError, ThrottledError, of_service
 from clientlb.options import CallKey, CallOptions, Where
 from clientlb.outcome import Cause, Outcome, Verdict
@@ -39,6 +38,7 @@ from clientlb.pick import Pick, TriedNodes
 from clientlb.policy import Request
 from clientlb.retry.policy import Refusal, decide
 from clientlb.retry_options import RetryOptions
+from clientlb.trace import Trace, Tried
 
 
 class Attempt:
@@ -142,60 +142,6 @@ class Limits(NamedTuple):
 
 
 UNLIMITED = Limits(None, None)
-
-
-class Tried(NamedTuple):
-    """One attempt of a call: where it went and why it was not the last one, or how it ended."""
-
-    endpoint: Endpoint
-    reason: str
-    seconds: float
-    """Time to the head of the response or to the failure."""
-
-
-class Trace:
-    """What happened to one call: `response.extensions["clientlb"]`, and the notes of an exception.
-
-    Attributes:
-        service: Name of the service.
-        refusal: Why a failure that could have been repeated was not; None after a success, and after any other failure.
-        hedges: How many of the attempts were started beside one that was late.
-    """
-
-    __slots__ = ("_attempts", "_first", "hedges", "refusal", "seconds", "service")
-
-    def __init__(self, service: str, first: Pick | None = None) -> None:
-        self.service: str = service
-        self.refusal: Refusal | None = None
-        self.hedges: int = 0
-        self._attempts: list[Tried] | None = None  # made when asked for: most calls have one, and nobody asks
-        self._first = first
-        self.seconds: float | None = None
-        """Time to the head of the response, of a call that succeeded at once."""
-
-    @property
-    def attempts(self) -> list[Tried]:
-        """Every attempt in order."""
-        if self._attempts is None:
-            self._attempts = []
-            if self._first is not None and self.seconds is not None:
-                self._attempts.append(Tried(self._first.endpoint, "", self.seconds))
-        return self._attempts
-
-    @property
-    def endpoint(self) -> Endpoint:
-        """Where the last attempt went, which is the one that stands."""
-        return self.attempts[-1].endpoint
-
-    def __str__(self) -> str:
-        made = "; ".join(
-            f"attempt {number} at {tried.endpoint}: {tried.reason or 'ok'} after {tried.seconds * 1000:.1f} ms"
-            for number, tried in enumerate(self.attempts, 1)
-        )
-        return f"service {self.service!r}: {made}" + (f"; not retried: {self.refusal.value}" if self.refusal else "")
-
-    def __repr__(self) -> str:
-        return f"<Trace {self}>"
 
 
 def asked(service: str, key: CallKey | None, where: Where | None) -> Request | None:

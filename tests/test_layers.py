@@ -35,7 +35,7 @@ FLOORS = [
     ["node", "figures"],
     ["orca"],
     ["policy", "retry"],
-    ["pick", "stats", "explain", "explanation", "journal"],
+    ["pick", "trace", "stats", "explain", "explanation", "journal"],
     ["roster", "news", "retrying"],
     ["balancer"],
     ["call", "drive", "crew", "hedging", "decorator"],

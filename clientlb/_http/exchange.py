@@ -20,7 +20,7 @@ from clientlb._http.message import AnyRequest, is_idempotent, is_replayable, rew
 from clientlb._http.timeouts import Interrupt, Timeouts
 from clientlb._http.verdict import of_status
 from clientlb.balancer import Balancer
-from clientlb.call import UNLIMITED, Attempt, Limits, Steps, Trace, asked, call, succeed
+from clientlb.call import UNLIMITED, Attempt, Limits, Steps, asked, call, succeed
 from clientlb.crew import Crew, Errand
 from clientlb.deadlines import inherited, read_header, write_header
 from clientlb.drive import drive, drive_async
@@ -30,6 +30,7 @@ from clientlb.options import CallOptions
 from clientlb.orca import of_headers
 from clientlb.outcome import SUCCEEDED, Outcome, Verdict
 from clientlb.pick import Pick
+from clientlb.trace import Trace
 
 _log = logging.getLogger("clientlb.http")
 

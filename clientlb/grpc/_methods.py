@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
 
-from clientlb.call import Attempt, Steps, Trace, call
+from clientlb.call import Attempt, Steps, call
 from clientlb.deadlines import expiry
 from clientlb.drive import drive
 from clientlb.errors import NotSentError
@@ -21,6 +21,7 @@ from clientlb.hedging import drive_hedged
 from clientlb.node import Node
 from clientlb.outcome import Outcome
 from clientlb.pick import Pick
+from clientlb.trace import Trace
 
 if TYPE_CHECKING:
     from clientlb.grpc._channel import Channel

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import grpc.aio
 
-from clientlb.call import Attempt, Sleep, Step, Steps, Trace
+from clientlb.call import Attempt, Sleep, Step, Steps
 from clientlb.drive import add_note
 from clientlb.errors import NotSentError
 from clientlb.grpc._errors import STUCK
@@ -29,6 +29,7 @@ from clientlb.grpc.aio._exchange import Exchange
 from clientlb.grpc.aio._status import LOCALLY_CANCELLED, Told
 from clientlb.outcome import Outcome, Verdict
 from clientlb.pick import Pick
+from clientlb.trace import Trace
 
 if TYPE_CHECKING:
     from clientlb.grpc.aio._channel import LoopLinks
