@@ -292,7 +292,11 @@ def call(
         now = balancer.clock()
         attempt.trace.attempts.append(Tried(pick.node.endpoint, verdict.reason, now - pick.started))
         outcome = verdict.outcome
-        if outcome is not _SUCCESS and deadline is not None and retrying.cut_short(outcome, pick.started, deadline, now):
+        if (
+            outcome is not _SUCCESS
+            and deadline is not None
+            and retrying.cut_short(outcome, pick.started, deadline, now)
+        ):
             outcome = _IGNORED  # it was the caller who had no time
             attempt.trace.refusal = Refusal.OUT_OF_TIME
         if whole:

@@ -61,9 +61,9 @@ class LoopLinks(Links[grpc.aio.Channel]):
         intercepted: bool,
     ) -> None:
         super().__init__(balancer, connect, lambda channel: self.spawn(channel.close()), _state_of)
-        self.loop = loop
+        self.loop: asyncio.AbstractEventLoop = loop
         self.paused: set[Any] = set()
-        self.intercepted = intercepted
+        self.intercepted: bool = intercepted
         self.fresh: list[Any] = []
         self.running: set[Any] = set()
         self.changed: asyncio.Event = asyncio.Event()
