@@ -24,6 +24,9 @@ import clientlb.grpc.aio
 from tests.e2e.server import GRPC_SERVICE
 
 TIMEOUT = 10.0
+SETTLED = clientlb.Options(guard=clientlb.GuardOptions(settle=0))
+"""For registries that work. On a slow machine connecting to one may take longer than a second: an outage, after which
+whoever leaves would stay in the list for half a minute."""
 LOAD, STORE = f"/{GRPC_SERVICE}/Load", f"/{GRPC_SERVICE}/Store"
 
 

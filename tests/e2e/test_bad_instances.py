@@ -15,6 +15,7 @@ from kazoo.client import KazooClient
 
 from clientlb import Services
 from tests.e2e.fleet import Fleet, fleet_in
+from tests.e2e.shells import SETTLED
 from tests.e2e.traffic import Traffic
 from tests.servers.consul import ConsulServer
 from tests.servers.process import wait_until
@@ -89,7 +90,7 @@ def test_malformed_instances_among_good_ones(
 
     with (
         caplog.at_level(logging.WARNING, "clientlb"),
-        Services(registry) as services,
+        Services(registry, options=SETTLED) as services,
         Traffic("httpx sync", services, fleet) as web,
         Traffic("grpc aio", services, fleet) as rpc,
     ):

@@ -18,13 +18,14 @@ from pathlib import Path
 
 from clientlb import Balancer, Services
 from clientlb.httpx import Client
+from tests.e2e.shells import SETTLED
 from tests.registration.programs import PATIENCE, Program, program
 from tests.servers.process import free_ports, wait_until
 
 SIZE = 3
 THREADS = 8
 TTL = 2.0
-LEASE_ENDS = 15.0
+LEASE_ENDS = 30.0
 """Seconds after which a killed server is out of every registry, be the registry as slow as it may."""
 
 APPLICATION = """
@@ -114,7 +115,7 @@ def test_no_call_fails(registry: str, service: str, tmp_path: Path) -> None:
     old, new = names[:SIZE], names[SIZE:]
     with Servers(registry, service, tmp_path) as servers:
         first = servers.start(*old)
-        with Services(registry) as services:
+        with Services(registry, options=SETTLED) as services:
             balancer = services[service]
             wait_until(lambda: ids(balancer) == set(old), PATIENCE, "all servers are found")
             with Callers(services, service, "GET", "POST") as callers:
@@ -130,7 +131,8 @@ def test_no_call_fails(registry: str, service: str, tmp_path: Path) -> None:
                 callers.wait_answers_of(*new)
             assert not callers.failures, "\n".join([*callers.failures[:3], balancer.explain()])
 
-        with Services(registry) as services:  # another client: for the first one, a fourth of six that leaves is a mass
+        # another client: for the first one, a fourth of six that leaves is a mass
+        with Services(registry, options=SETTLED) as services:
             balancer = services[service]
             with Callers(services, service, "GET") as callers:
                 callers.wait_answers_of(*new)

@@ -120,7 +120,7 @@ class Traffic:
     def balancer(self) -> Balancer:
         return self._services[self.service]
 
-    def wait_served_by(self, *names: str, timeout: float = 15.0) -> None:
+    def wait_served_by(self, *names: str, timeout: float = 30.0) -> None:
         """Wait until each of these servers has answered a call."""
         self._wait(
             lambda: set(names) <= {call.server for call in list(self.calls)}, timeout, f"all of {names} answered"
@@ -129,7 +129,7 @@ class Traffic:
     def wait_calls(self, count: int) -> None:
         """Wait until `count` calls have ended that began after now."""
         now, known = time.monotonic(), len(self.calls)
-        self._wait(lambda: sum(call.started > now for call in self.calls[known:]) >= count, 15.0, f"{count} calls")
+        self._wait(lambda: sum(call.started > now for call in self.calls[known:]) >= count, 30.0, f"{count} calls")
 
     def go_on(self, until: float) -> None:
         """Go on calling until the monotonic clock says `until`, or a call fails."""
@@ -137,9 +137,9 @@ class Traffic:
 
     def wait_outage(self) -> None:
         """Wait until the balancer was told that its registry fails."""
-        self._wait(lambda: self.balancer.failing_since is not None, 15.0, "the outage is noticed")
+        self._wait(lambda: self.balancer.failing_since is not None, 30.0, "the outage is noticed")
 
-    def wait_confirmed(self, names: Iterable[str], timeout: float = 15.0) -> None:
+    def wait_confirmed(self, names: Iterable[str], timeout: float = 30.0) -> None:
         """Wait until each of these servers is in the list because the registry names it, and not in limbo."""
         self._wait(lambda: set(names) <= self.confirmed, timeout, f"the registry names {names}")
 
