@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -26,13 +28,32 @@ os.execvp(sys.argv[1], sys.argv[1:])
 """
 
 
+_FIRST_PORT, _PORTS, _WORKERS = 16_000, 2_000, 8
+
+
+def _port_numbers() -> Iterator[int]:
+    """Below those that the kernel gives to who names none, in a range of this worker of pytest's, in turn."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % _WORKERS
+    start = random.randrange(_PORTS)
+    return (_FIRST_PORT + worker * _PORTS + (start + count) % _PORTS for count in itertools.count())
+
+
+_numbers = _port_numbers()
+
+
 def free_ports(count: int) -> list[int]:
-    """Ports of the loopback interface that nobody listens on at this moment, all different."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+    """Ports of the loopback interface that nobody uses, all different.
+
+    Nor does anybody get one by chance before a server starts on it, or while it is down: the kernel gives out others.
+    """
+    found: list[int] = []
+    for port in _numbers:
+        with contextlib.suppress(OSError), socket.socket() as each:
+            each.bind(("127.0.0.1", port))
+            found.append(port)
+        if len(found) == count:
+            break
+    return found
 
 
 def fetched(path: str) -> Path:
