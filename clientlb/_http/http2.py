@@ -9,16 +9,18 @@ HTTP/1.1. What has come is a goodbye, or a ping that nobody answers and that mak
 
 httpcore's sync connections let threads allocate streams and write frames in each other's middle: calls fail, and a
 response may reach the wrong one (httpx2, issue 1153). So of a sync client one call at a time uses a connection; others
-open more of them, as with HTTP/1.1. In an event loop calls share a connection, as they should.
+open more of them, as with HTTP/1.1. In an event loop calls share a connection, as they should; what a call that is cut
+short owes to the others is in `clientlb._http.cut_short`.
 """
 
 from __future__ import annotations
 
 import threading
+from functools import cache
 from types import ModuleType
 from typing import Any
 
-from clientlb._http import pools
+from clientlb._http import cut_short, pools
 from clientlb._http.goodbye import Goodbye, NotTaken
 
 _SILENT = Goodbye()
@@ -117,19 +119,21 @@ class _Pool:
         return connection
 
 
+@cache
 def sync_pool(core: ModuleType) -> Any:
     """The class of a pool for a sync client that may speak HTTP/2.
 
     Args:
         core: `httpcore` or `httpcore2`.
     """
-    alone = type("Connection", (_Alone, core.HTTPConnection), {"_core": core})
+    alone = type("Connection", (_Alone, cut_short.sync_base(core)), {"_core": core})
     return type("Pool", (_Pool, pools.sync_pool(core)), {"_kind": alone})
 
 
+@cache
 def async_pool(core: ModuleType) -> Any:
     """The same for an async client."""
-    shared = type("Connection", (_Shared, core.AsyncHTTPConnection), {"_core": core})
+    shared = type("Connection", (_Shared, cut_short.async_base(core)), {"_core": core})
     return type("Pool", (_Pool, pools.async_pool(core)), {"_kind": shared})
 
 

@@ -43,6 +43,7 @@ Script = Callable[[Seen], str]
     last        answer, then GOAWAY                     full        answer, then no more streams are allowed
     in peace    GOAWAY that includes it, then answer    half way    the head, GOAWAY that includes it, the rest
     not both    GOAWAY that excludes it, then answer the one before it, which was left        leave    nothing, so far
+    begin       200, and the beginning of a body
     hang up later    answer, and a little later the connection ends without a word
 """
 
@@ -57,6 +58,7 @@ class H2Server:
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self.seen: list[Seen] = []
         self.connections = 0
+        self.resets = 0
         self.saying_goodbye = False
 
     def __enter__(self) -> H2Server:
@@ -100,6 +102,8 @@ class H2Server:
             elif isinstance(event, h2.events.DataReceived):
                 requests[event.stream_id].body += event.data
                 state.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+            elif isinstance(event, h2.events.StreamReset):
+                self.resets += 1
             elif isinstance(event, h2.events.StreamEnded):
                 self.seen.append(requests[event.stream_id])
                 yield requests[event.stream_id]
@@ -118,6 +122,9 @@ class H2Server:
             if action == "half way":
                 self._say_goodbye(state, connection, stream)
             state.send_data(stream, content, end_stream=True)
+        if action == "begin":
+            state.send_headers(stream, [(":status", "200")])
+            state.send_data(stream, b"once upon a time")
         if action == "full":
             state.update_settings({h2.settings.SettingCodes.MAX_CONCURRENT_STREAMS: 0})
         resets = {"refuse": h2.errors.ErrorCodes.REFUSED_STREAM, "cancel": h2.errors.ErrorCodes.CANCEL}

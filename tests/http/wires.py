@@ -6,12 +6,17 @@ Everything here waits, as real connections may: each `await` of a client is a po
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any
 
 import anyio
 import anyio.lowlevel
+import h2.config
+import h2.connection
+import h2.events
+import h2.exceptions
 import trio
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", b"he", b"llo"
@@ -57,6 +62,76 @@ class Wire:
 
     def get_extra_info(self, info: str) -> Any:
         return False if info == "is_readable" else None
+
+
+class H2Wire:
+    """One connection to a server that speaks HTTP/2.
+
+    It answers with what the header `x-name` says, and that alone shows whether it understands the client's headers.
+    `/hang` it never answers, `/held` when it is told to, and of `/large` it sends as much as it may, without an end.
+    """
+
+    def __init__(self) -> None:
+        self.closed = False
+        self.state = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False, header_encoding="utf-8"))
+        self.state.initiate_connection()
+        self.resets = 0
+        self.held: list[tuple[int, str]] = []
+        self._changed = anyio.Event()
+        self._out = self.state.data_to_send()
+
+    def answer(self, stream: int, name: str) -> None:
+        with contextlib.suppress(h2.exceptions.StreamClosedError):
+            self.state.send_headers(stream, [(":status", "200")])
+            self.state.send_data(stream, name.encode(), end_stream=True)
+        self._say()
+
+    def release(self) -> None:
+        """Answer what was held."""
+        held, self.held = self.held, []
+        for stream, name in held:
+            self.answer(stream, name)
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        await waiting()
+        for event in self.state.receive_data(buffer):
+            self.resets += isinstance(event, h2.events.StreamReset)
+            if isinstance(event, h2.events.RequestReceived):
+                self._obey(event.stream_id, dict(event.headers))
+        self._say()
+        await done()
+
+    def _obey(self, stream: int, headers: dict[str, str]) -> None:
+        path, name = headers[":path"], headers.get("x-name", "")
+        if path == "/":
+            self.answer(stream, name)
+        elif path == "/held":
+            self.held.append((stream, name))
+        elif path == "/large":
+            self.state.send_headers(stream, [(":status", "200")])
+            for _ in range(16):
+                self.state.send_data(stream, b"x" * 16_384)
+
+    def _say(self) -> None:
+        self._out += self.state.data_to_send()
+        self._changed.set()
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        await waiting()
+        while not self._out and not self.closed:
+            self._changed = anyio.Event()
+            await self._changed.wait()
+        part, self._out = self._out[:max_bytes], self._out[max_bytes:]
+        await done()
+        return part
+
+    async def aclose(self) -> None:
+        self.closed = True
+        self._changed.set()
+        await anyio.lowlevel.checkpoint()
+
+    def get_extra_info(self, info: str) -> Any:
+        return False if info == "is_readable" else None  # what has come unasked is read with the next answer
 
 
 class Net:
