@@ -150,11 +150,11 @@ async def test_an_interrupted_call_gives_its_connection_back(
 async def test_a_call_that_is_ended_by_closing_the_client_is_not_made_again(
     kind: Kind, server: Process, services: clientlb.Services
 ) -> None:
-    before = server.figures()["calls"].get("/sleep", 0)
+    before = server.figures()["calls"].get("/linger", 0)
     async with kind.client(services) as http:
         get = http.client.get if kind.is_async else partial(asyncio.to_thread, http.client.get)
-        call = asyncio.create_task(get("http://orders/sleep?seconds=0.5"))
-        began = partial(wait_until, lambda: server.figures()["calls"].get("/sleep", 0) > before, what="the call runs")
+        call = asyncio.create_task(get("http://orders/linger?seconds=10"))
+        began = partial(wait_until, lambda: server.figures()["calls"].get("/linger", 0) > before, what="the call runs")
         await asyncio.to_thread(began)
         await http.close()
         with pytest.raises(kind.library.ReadError):

@@ -99,9 +99,9 @@ async def test_an_answer_in_pieces_ends_in_time(kind: Kind, shared_servers: dict
 
 
 async def test_a_body_that_its_reader_is_slow_with_ends_in_time(kind: Kind, shared_servers: dict[str, Process]) -> None:
-    with over(shared_servers["a"], deadline=SOON) as services:
+    with over(shared_servers["a"], deadline=SOON) as services, in_time():
         async with kind.client(services) as http, http.stream("http://orders/stream?chunks=20&pause=0.05") as response:
-            with in_time(), pytest.raises(kind.library.ReadTimeout):
+            with pytest.raises(kind.library.ReadTimeout):
                 async for _ in http.chunks(response):
                     pass
 
@@ -214,7 +214,7 @@ async def test_infinity_is_no_deadline(kind: Kind, shared_servers: dict[str, Pro
 
 async def test_a_hung_server_costs_no_idempotent_call(kind: Kind, start: Start) -> None:
     hung, well = start("a"), start("b")
-    with over(hung, well, attempt_timeout=SOON) as services:
+    with over(hung, well, attempt_timeout=0.75) as services:
         async with kind.client(services) as http:
             assert {(await http.get("http://orders/")).json()["server"] for _ in range(2)} == {"a", "b"}
             with hung.stopped():
