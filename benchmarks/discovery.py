@@ -12,6 +12,7 @@ other ways to watch do less: no decoding, no balancer, just the bytes of every i
     WAY.instance_bytes                     Python memory of each of 2 000 instances that are watched
     REGISTRY.services_1000.s               from nothing to a list of each of 1 000 services with two instances each
     REGISTRY.services_1000.threads, .sockets    what that needs
+    REGISTRY.services_1000.core            share of a processor core that watching them takes while nothing changes
 
 WAY is a registry, for clientlb, or `children_watch` (kazoo's, with a get for each new child), `tree_cache` (kazoo's) or
 `python_consul` (its blocking query in a loop).
@@ -58,6 +59,7 @@ STANDING = 2
 """Servers that are there when another one joins."""
 
 BETWEEN_CALLS = 0.001  # seconds: a client that never pauses would measure how two threads share one interpreter
+QUIET = 20.0  # seconds: so that services that take turns have had two
 AFTERWARDS = 0.02  # seconds that a way to watch may work on after it has told us of a change
 TRANSACTION = 64  # Consul's largest
 ANCHORS = {
@@ -204,8 +206,8 @@ def bytes_each(make: Callable[[str], Way]) -> float:
     return held / SOME
 
 
-def many_services(registry: Registry) -> tuple[float, int, int]:
-    """Seconds until every service has its list, and threads and sockets that this needs."""
+def many_services(registry: Registry) -> tuple[float, int, int, float]:
+    """Seconds until every service has its list; threads, sockets and share of a core that watching them needs."""
     threads, sockets = threading.active_count(), count_sockets()
     began = time.monotonic()
     with Services(registry.url, hooks=[]) as services:
@@ -214,7 +216,11 @@ def many_services(registry: Registry) -> tuple[float, int, int]:
             time.sleep(0.01)
             if time.monotonic() - began > PATIENCE:
                 common.refuse(f"{registry.url}: {len(waiting)} services have no list after {PATIENCE:g} s")
-        return time.monotonic() - began, threading.active_count() - threads, count_sockets() - sockets
+        took = time.monotonic() - began
+        threads, sockets = threading.active_count() - threads, count_sockets() - sockets
+        spent = time.process_time()
+        time.sleep(QUIET)
+        return took, threads, sockets, (time.process_time() - spent) / QUIET
 
 
 def count_sockets() -> int:
@@ -254,8 +260,8 @@ def measure(report: common.Report, registry: Registry, quick: bool) -> None:
         add(f"{name}.change_{MANY}", seen_p50_ms=p50, seen_p99_ms=p99, cpu_ms=spent * 1000)
     for name, make in registry.ways.items():
         add(name, instance_bytes=bytes_each(make))
-    took, threads, sockets = many_services(registry)
-    add(f"{registry.name}.services_{len(SMALL)}", s=took, threads=threads, sockets=sockets)
+    took, threads, sockets, core = many_services(registry)
+    add(f"{registry.name}.services_{len(SMALL)}", s=took, threads=threads, sockets=sockets, core=core)
 
 
 def zookeeper(server: ZooKeeperServer, empty: ZooKeeperServer) -> Registry:
