@@ -25,7 +25,7 @@ import clientlb.httpx2
 from clientlb.testing import ManualDiscovery
 from tests.http.certificates import Authority
 from tests.http.conftest import ROOT
-from tests.servers.process import ServerProcess, free_ports, running_together
+from tests.servers.process import ServerProcess, free_ports, running_together, wait_until
 
 CALLERS = 6
 FLAVOURS = [clientlb.httpx, clientlb.httpx2]
@@ -86,12 +86,16 @@ def servers(authority: Authority) -> Iterator[list[Hypercorn]]:
 @pytest.fixture
 def services(servers: list[Hypercorn]) -> Iterator[clientlb.Services]:
     addresses = [f"127.0.0.1:{server.port}" for server in servers]
-    with clientlb.Services(ManualDiscovery({"orders": addresses})) as services:
+    health = clientlb.HealthOptions(open_for=0.2, open_for_max=0.2)  # so that restarts may follow each other quickly
+    options = clientlb.Options(health=health)
+    with clientlb.Services(ManualDiscovery({"orders": addresses}), options=options) as services:
         yield services
         assert [node.in_flight for node in services["orders"].nodes] == [0, 0]
 
 
-def while_they_restart(servers: list[Hypercorn], *callers: Callable[[threading.Event], Counter[str]]) -> Counter[str]:
+def while_they_restart(
+    servers: list[Hypercorn], services: clientlb.Services, *callers: Callable[[threading.Event], Counter[str]]
+) -> Counter[str]:
     """Let callers call until every server was restarted twice; gives what they have counted."""
     over = threading.Event()
     with concurrent.futures.ThreadPoolExecutor(len(callers)) as pool:
@@ -100,6 +104,8 @@ def while_they_restart(servers: list[Hypercorn], *callers: Callable[[threading.E
             # on this thread: servers die with the one that started them
             for server in (*servers, *servers):
                 server.restart()
+                # not before: who calls only the other one by now would have nobody
+                wait_until(lambda: services["orders"].stats().healthy == len(servers), what="it is called again")
         finally:
             over.set()
         return sum((result.result() for result in results), Counter[str]())
@@ -119,7 +125,7 @@ def test_threads_call_while_servers_restart(
         return versions
 
     with flavour.Client(services, http2=True, verify=authority.trust()) as http:
-        versions = while_they_restart(servers, *[call] * CALLERS)
+        versions = while_they_restart(servers, services, *[call] * CALLERS)
     assert set(versions) == {"2"}
 
 
@@ -146,7 +152,7 @@ def test_tasks_call_while_servers_restart(
             await asyncio.gather(*(call() for _ in range(CALLERS)))
         return versions
 
-    versions = while_they_restart(servers, lambda over: asyncio.run(call_all(over)))
+    versions = while_they_restart(servers, services, lambda over: asyncio.run(call_all(over)))
     assert versions.pop("broken off", 0) <= 2 * len(servers) * CALLERS  # those that ran when a server left
     assert set(versions) == {"2"}
 
