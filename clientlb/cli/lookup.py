@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import queue
 import sys
 import time
@@ -102,7 +103,7 @@ def watch(options: argparse.Namespace) -> int:
 def explain(options: argparse.Namespace) -> int:
     """Print what a balancer knows once the first list arrived."""
     recordings = None if options.journal is None else journals.read(options.journal, options.service)
-    with Services(options.url) as services:
+    with _warnings_shown(), Services(options.url) as services:
         balancer = services[options.service]
         deadline = time.monotonic() + options.timeout
         # the end of an outage at the start is worth waiting for; a registry that named nobody has answered
@@ -122,10 +123,24 @@ def explain(options: argparse.Namespace) -> int:
 @contextmanager
 def _news_of(url: str, service: str) -> Iterator[queue.SimpleQueue[News]]:
     """Watch a service; what the registry says arrives in the queue."""
-    with closing(open_discovery(url)) as discovery, closing(discovery.resolver(service)) as resolver:
+    with closing(open_discovery(url)) as discovery, closing(discovery.resolver(service)) as resolver, _warnings_shown():
         mailbox = _Mailbox()
         resolver.start(mailbox)
         yield mailbox.news
+
+
+@contextmanager
+def _warnings_shown() -> Iterator[None]:
+    """Print what discovery warns of, such as instances that cannot be read: a list does not say what it lacks."""
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.WARNING)
+    handler.setFormatter(logging.Formatter("clientlb: %(message)s"))
+    logger = logging.getLogger("clientlb.discovery")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 class _Mailbox:

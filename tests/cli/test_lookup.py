@@ -129,6 +129,18 @@ def test_wrong_arguments_say_what_would_be_right(
     assert right in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", ["resolve", "explain"])
+def test_an_instance_that_cannot_be_read_is_said_to_be_missing_and_why(
+    tmp_path: Path, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "services.json"
+    file.write_text('{"orders": ["10.0.0.1:80", {"host": "10.0.0.2"}]}')
+    assert main([command, f"file://{file}", "orders"]) == 0
+    said = capsys.readouterr()
+    assert "10.0.0.1:80" in said.out
+    assert "entry 2 is left out: port None is not a number from 1 to 65535" in said.err
+
+
 def test_an_unreachable_registry_is_one_line_without_its_secrets() -> None:
     result = run("resolve", "consul://127.0.0.1:1?token=hunter2", "orders")
     assert (result.returncode, result.stderr.count("\n")) == (2, 1)
