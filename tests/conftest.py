@@ -16,9 +16,15 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.servers.consul import ConsulCluster, ConsulServer
 from tests.servers.zookeeper import ZooKeeperEnsemble, ZooKeeperServer
+
+# the same examples everywhere, however slow the machine; `pytest --hypothesis-profile=search` tries others
+settings.register_profile("search", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("steady", settings.get_profile("search"), derandomize=True)
+settings.load_profile("steady")
 
 
 class _Server(Protocol):

@@ -282,4 +282,4 @@ class AnyRegistry(RuleBasedStateMachine):
 
 
 TestAnyRegistry = AnyRegistry.TestCase
-TestAnyRegistry.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+TestAnyRegistry.settings = settings(max_examples=100, stateful_step_count=30)

@@ -3,7 +3,7 @@
 from base64 import b64encode
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from clientlb import Options
@@ -97,14 +97,12 @@ def test_a_tag_or_number_that_no_message_has_is_no_report():
         assert of_message(MESSAGE + message, 9.0) is None
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_no_bytes_are_an_error(message):
     found = of_message(message, 1.0)
     assert found is None or (found.qps >= 0 and found.utilization >= 0)
 
 
-@settings(deadline=None)
 @given(
     st.sampled_from(["", "TEXT ", "JSON ", "BIN "]),
     st.one_of(
@@ -121,7 +119,6 @@ def test_no_header_is_an_error(prefix, text):
     assert found is None or (found.qps >= 0 and found.utilization >= 0)
 
 
-@settings(deadline=None)
 @given(*[st.floats(0.001, 1e9)] * 3)
 def test_what_is_written_is_read(qps, utilization, eps):
     report = LoadReport(qps, utilization, eps, at=3.0)

@@ -31,7 +31,7 @@ def test_owners_are_the_same_in_every_version(make, expected):
 
 @BOTH
 @given(leaver=st.integers(0, 11), seed=st.integers())
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_one_that_leaves_takes_only_its_own_keys_along_and_gets_them_back(make, leaver, seed):
     policy, twelve = make(), nodes(12)
     keys = random.Random(seed).sample(KEYS, 60)
@@ -78,7 +78,7 @@ def test_a_call_without_a_key_goes_anywhere(make):
     bound=st.floats(1.01, 3.0),
     keys=st.lists(st.sampled_from("abc"), min_size=1, max_size=60),
 )
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_nobody_gets_more_than_the_bound(make, weights, bound, keys):
     policy, among = make(bound=bound), nodes(len(weights), weights=weights)
     for total, key in enumerate(keys, start=1):

@@ -104,7 +104,7 @@ def test_own_calls_are_added_to_what_was_answered():
     quantile=st.floats(0, 0.99),
     seed=st.integers(),
 )
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_whatever_happens_a_candidate_is_chosen_and_the_pool_is_bounded(count, pool, probes, removals, quantile, seed):
     rng = random.Random(seed)
     everybody = nodes(count)

@@ -17,7 +17,7 @@ WEIGHTS = st.lists(st.floats(0.1, 100.0), min_size=1, max_size=8)
 
 class TestStaticStride:
     @given(WEIGHTS, st.integers(0, 10_000), st.integers(1, 50))
-    @settings(deadline=None, max_examples=25)
+    @settings(max_examples=25)
     def test_every_number_of_rounds_is_exact(self, weights, start, rounds):
         count = len(weights)
         stride = StaticStride(weights, start * count)  # at the beginning of a round
@@ -45,7 +45,7 @@ class TestStaticStride:
 
 class TestWeightedRoundRobin:
     @given(WEIGHTS, st.integers())
-    @settings(deadline=None, max_examples=25)
+    @settings(max_examples=25)
     def test_weights_of_the_registry_are_exact(self, weights, seed):
         among = nodes(len(weights), weights=weights)
         counted = chosen(WeightedRoundRobin(), among, 400, seed=seed)

@@ -45,7 +45,7 @@ class TestSubset:
         assert set(chosen(policy, hundred, 300, seed=7)) == set(chosen(policy, hundred, 300))
 
     @given(leaver=st.integers(0, 49))
-    @settings(deadline=None, max_examples=20)
+    @settings(max_examples=20)
     def test_one_that_leaves_is_replaced_by_one(self, leaver):
         fifty = nodes(50)
         policy = Subset("p2c", 10, client="me")
@@ -72,7 +72,7 @@ class TestSubset:
 
 class TestAperture:
     @given(endpoints=st.integers(1, 40), clients=st.integers(1, 30), size=st.integers(1, 12))
-    @settings(deadline=None, max_examples=30)
+    @settings(max_examples=30)
     def test_all_clients_together_load_every_endpoint_alike(self, endpoints, clients, size):
         ring = nodes(endpoints)
         load = dict.fromkeys(ring, 0.0)
@@ -121,7 +121,7 @@ class TestLocality:
         weights=st.dictionaries(st.sampled_from("abcde"), st.floats(0.5, 100), min_size=1),
         overprovision=st.floats(1.0, 2.0),
     )
-    @settings(deadline=None, max_examples=25)
+    @settings(max_examples=25)
     def test_nobody_gets_more_than_the_factor_allows(self, weights, overprovision):
         total = sum(weights.values())
         received = dict.fromkeys(weights, 0.0)

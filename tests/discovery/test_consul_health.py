@@ -123,7 +123,7 @@ values = st.recursive(
 entries = st.fixed_dictionaries({"Node": st.dictionaries(texts, values, max_size=2), "Service": values})
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(entries | values, max_size=4), st.booleans())
 def test_cutting_an_answer_is_as_good_as_parsing_it(content: list[Any], pretty: bool) -> None:
     """Whatever is in the strings: either the pieces are the entries, or one of them is no JSON and all is parsed."""
@@ -136,7 +136,7 @@ def test_cutting_an_answer_is_as_good_as_parsing_it(content: list[Any], pretty: 
     assert found == content
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(values, max_size=4))
 def test_anything_in_an_answer_costs_nothing_but_itself(content: list[Any]) -> None:
     body = compact(checked(1), *content, {"Node": content, "Service": content, "Checks": content}, checked(2))

@@ -216,7 +216,7 @@ def shared_by_hand(capacity, speed, queries):
     return [done[number] for number in range(len(queries))]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     capacity=st.sampled_from([0.5, 1.0, 2.5, 6.4]),
     speed=st.sampled_from([0.5, 1.0]),
