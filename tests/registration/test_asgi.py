@@ -33,7 +33,7 @@ async def answer(pause: float = 0.02):
     await asyncio.sleep(pause)
     return "served"
 
-options = dict(port=int(os.environ["PORT"]), to=os.environ["REGISTRY"], propagation=0.5, readiness="/ready")
+options = dict(port=int(os.environ["PORT"]), to=os.environ["REGISTRY"], propagation=2.0, readiness="/ready")
 app.add_middleware(Registered, service="orders", **options)
 """
 
@@ -50,7 +50,7 @@ def test_fastapi_leaves_without_losing_a_call(tmp_path: Path) -> None:
         assert ask(port)[:2] == (200, '"served"')  # announced means that it listens
         assert ask(port, "/ready")[:2] == (200, "ready")
         callers = Callers(server, port)
-        slow = Callers(server, port, count=1, path="/?pause=1")  # longer than the propagation time
+        slow = Callers(server, port, count=1, path="/?pause=3")  # longer than the propagation time
         server.send()
         server.wait_withdrawn()
         assert ask(port, "/ready")[:2] == (503, "leaving")

@@ -20,7 +20,7 @@ import sys, time, asyncio
 from concurrent.futures import ThreadPoolExecutor
 import grpc, grpc.aio
 from clientlb.registration.grpc import Serving
-options = dict(port=int(sys.argv[2]), to=sys.argv[1], propagation=0.5)
+options = dict(port=int(sys.argv[2]), to=sys.argv[1], propagation=2.0)
 
 def add_services(server, answer):
     handler = grpc.unary_unary_rpc_method_handler(answer)
@@ -67,7 +67,7 @@ class Callers:
         self._get = channel.unary_unary("/shop.Orders/Get")
         self._gone = threading.Event()
         self._pool = ThreadPoolExecutor(5)
-        self._slow = self._pool.submit(self._get, b"1.2", timeout=PATIENCE)
+        self._slow = self._pool.submit(self._get, b"3", timeout=PATIENCE)
         self._others = [self._pool.submit(self._call) for _ in range(4)]
 
     def _call(self) -> int:

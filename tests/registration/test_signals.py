@@ -37,7 +37,7 @@ class Handler(BaseHTTPRequestHandler):
 server = ThreadingHTTPServer(("127.0.0.1", int(sys.argv[2])), Handler)
 server.daemon_threads = True
 stop = server.shutdown if sys.argv[3] == "stop" else None
-with register("orders", port=int(sys.argv[2]), to=url, propagation=0.5, stop=stop) as registration:
+with register("orders", port=int(sys.argv[2]), to=url, propagation=2.0, stop=stop) as registration:
     server.serve_forever()
 print("ended", flush=True)
 """

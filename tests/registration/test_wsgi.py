@@ -23,7 +23,7 @@ def application(environ, start_response):
 """
 CONFIGURATION = """
 from clientlb.registration.gunicorn import hooks
-when_ready, on_exit = hooks("orders", port={port}, to="dir://{registry}", propagation=0.5)
+when_ready, on_exit = hooks("orders", port={port}, to="dir://{registry}", propagation=2.0)
 """
 
 
@@ -68,7 +68,7 @@ class Server(ThreadingMixIn, WSGIServer):
 class Handler(WSGIRequestHandler):
     def log_message(self, *arguments): pass
 server = Server(("127.0.0.1", int(sys.argv[2])), Handler)
-with register("orders", port=int(sys.argv[2]), to=sys.argv[1], propagation=0.5, stop=server.shutdown) as registration:
+with register("orders", port=int(sys.argv[2]), to=sys.argv[1], propagation=2.0, stop=server.shutdown) as registration:
     server.set_app(Registered(application, registration, readiness="/ready"))
     server.serve_forever()
 """
