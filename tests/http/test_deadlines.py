@@ -153,14 +153,14 @@ async def test_an_attempt_that_finds_no_connection_free_is_made_elsewhere(
 
 
 async def test_pauses_between_attempts_count(kind: Kind, shared_servers: dict[str, Process]) -> None:
-    retry = clientlb.RetryOptions(stop=stop_after_attempt(100), wait=wait_fixed(0.25))
-    with over(*shared_servers.values(), deadline=1.0, retry=retry) as services:
+    retry = clientlb.RetryOptions(stop=stop_after_attempt(100), wait=wait_fixed(1.2))
+    with over(*shared_servers.values(), deadline=2.0, retry=retry) as services:
         async with kind.client(services) as http:
             began = time.monotonic()
             answer = await http.get("http://orders/status?status=503")
             assert time.monotonic() - began < LATE
     trace = answer.extensions["clientlb"]
-    assert 2 <= len(trace.attempts) <= 4
+    assert len(trace.attempts) == 2
     assert "the deadline would pass first" in str(trace)
 
 
