@@ -13,7 +13,6 @@ from functools import partial
 from typing import Protocol, TypeVar
 
 from clientlb.aio import sleep
-from clientlb.balancer import Balancer
 from clientlb.call import Answer, Attempt, Sleep, Step, Steps
 from clientlb.errors import ClosedError, NotSentError
 from clientlb.outcome import Verdict
@@ -26,6 +25,14 @@ class Arrivals(Protocol):
 
     def wait(self, timeout: float, /) -> bool:
         """Block until there are some, at most `timeout` seconds."""
+        ...
+
+
+class AsyncArrivals(Protocol):
+    """The same where a coroutine waits."""
+
+    async def wait_async(self, timeout: float, /) -> bool:
+        """Wait until there are some, at most `timeout` seconds."""
         ...
 
 
@@ -75,7 +82,7 @@ def drive(
 
 async def drive_async(
     steps: Steps,
-    balancer: Balancer,
+    balancer: AsyncArrivals,
     send: Callable[[Attempt], Awaitable[Result]],
     classify: Callable[[Result | None, Exception | None], Verdict],
     discard: Callable[[Result], Awaitable[object]] | None = None,
@@ -156,7 +163,7 @@ def pause(step: Step | None, balancer: Arrivals) -> None:
         balancer.wait(step.seconds)  # type: ignore[union-attr]
 
 
-async def pause_async(step: Step | None, balancer: Balancer) -> None:
+async def pause_async(step: Step | None, balancer: AsyncArrivals) -> None:
     """The same for coroutines."""
     if type(step) is Sleep:
         await sleep(step.seconds)

@@ -15,9 +15,16 @@ from functools import partial
 from typing import Any
 
 from clientlb.aio import Task, cancelled, first_of, start
-from clientlb.balancer import Balancer
 from clientlb.call import LATE, Attempt, Await, Ended, Steps
-from clientlb.drive import Arrivals, after_failure, after_result, after_result_async, pause, pause_async
+from clientlb.drive import (
+    Arrivals,
+    AsyncArrivals,
+    after_failure,
+    after_result,
+    after_result_async,
+    pause,
+    pause_async,
+)
 from clientlb.errors import ClosedError, NotSentError
 from clientlb.outcome import Outcome, Verdict
 
@@ -122,7 +129,7 @@ def _discard_of(future: Any, discard: Callable[[Any], object]) -> None:
 
 async def drive_hedged_async(
     steps: Steps,
-    balancer: Balancer,
+    balancer: AsyncArrivals,
     launch: Callable[[Attempt], Coroutine[Any, Any, Any]],
     classify: Callable[[Attempt, Any, Exception | None], Verdict],
     discard: Callable[[Any], Awaitable[object]] | None = None,

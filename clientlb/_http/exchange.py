@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from functools import partial
 from math import inf
 from typing import Any, Generic, TypeVar
@@ -24,7 +24,7 @@ from clientlb.call import UNLIMITED, Attempt, Limits, Steps, asked, call, succee
 from clientlb.crew import Crew, Errand
 from clientlb.deadlines import inherited, read_header, write_header
 from clientlb.drive import drive, drive_async
-from clientlb.errors import ConfigurationError, NotSentError, of_service
+from clientlb.errors import ClosedError, ConfigurationError, NotSentError, of_service
 from clientlb.hedging import drive_hedged, drive_hedged_async
 from clientlb.options import CallOptions
 from clientlb.orca import of_headers
@@ -45,6 +45,8 @@ _SCHEMES = {
 }
 SCHEMES = frozenset(_SCHEMES)
 _NOTHING: Mapping[str, Any] = {}
+_GLANCE = 0.5
+"""Seconds after which a call that waits for endpoints looks whether its client was closed."""
 _IGNORED = Outcome.IGNORED
 
 
@@ -132,6 +134,15 @@ class _Exchange(ABC, Generic[AnyRequest]):
             begun=begun,
             request=None if options is None else asked(balancer.service, options.key, options.where),
         )
+
+    def _glances(self, timeout: float) -> Iterator[float]:
+        """How long to wait at once, and again, so that a client that is closed is noticed."""
+        clock = self._balancer.clock
+        until = clock() + timeout
+        while (left := until - clock()) > 0:
+            yield min(left, _GLANCE)
+            if self._links.closed:
+                raise ClosedError("the client was closed while the call waited for endpoints")
 
     def _succeeded(self, response: Any) -> bool:
         status: int = response.status_code
@@ -261,8 +272,8 @@ class Exchange(_Exchange[AnyRequest]):
         if pick is None:
             steps = self._steps(None)
             if self._hedged and not crew.full:
-                return drive_hedged(steps, balancer, partial(self.launch, crew), self.classify_one, self.discard)
-            return drive(steps, balancer, self.send, self.classify, self.discard)
+                return drive_hedged(steps, self, partial(self.launch, crew), self.classify_one, self.discard)
+            return drive(steps, self, self.send, self.classify, self.discard)
         trace = Trace(balancer.service, pick)
         limits, expires = self._limits, None
         if limits is not UNLIMITED:
@@ -288,7 +299,15 @@ class Exchange(_Exchange[AnyRequest]):
         def send(attempt: Attempt) -> Any:
             return made.again() if attempt is made.attempt else self.send(attempt)
 
-        return drive(self._steps(made.attempt), self._balancer, send, self.classify, self.discard)
+        return drive(self._steps(made.attempt), self, send, self.classify, self.discard)
+
+    def wait(self, timeout: float) -> bool:
+        """Block until there are endpoints, at most `timeout` seconds.
+
+        Raises:
+            ClosedError: The client was closed.
+        """
+        return any(self._balancer.wait(seconds) for seconds in self._glances(timeout))
 
     def send(self, attempt: Attempt) -> Any:
         """Make one attempt."""
@@ -344,9 +363,9 @@ class AsyncExchange(_Exchange[AnyRequest]):
         if pick is None:
             steps = self._steps(None)
             if self._hedged:
-                hedged = drive_hedged_async(steps, balancer, self.send, self.classify_one, self.discard)
+                hedged = drive_hedged_async(steps, self, self.send, self.classify_one, self.discard)
                 return await self._settled(hedged)
-            return await self._settled(drive_async(steps, balancer, self.send, self.classify, self.discard))
+            return await self._settled(drive_async(steps, self, self.send, self.classify, self.discard))
         trace = Trace(balancer.service, pick)
         limits, expires = self._limits, None
         if limits is not UNLIMITED:
@@ -375,7 +394,18 @@ class AsyncExchange(_Exchange[AnyRequest]):
             return made.again() if attempt is made.attempt else await self.send(attempt)
 
         steps = self._steps(made.attempt)
-        return await self._settled(drive_async(steps, self._balancer, send, self.classify, self.discard))
+        return await self._settled(drive_async(steps, self, send, self.classify, self.discard))
+
+    async def wait_async(self, timeout: float) -> bool:
+        """Wait until there are endpoints, at most `timeout` seconds.
+
+        Raises:
+            ClosedError: The client was closed.
+        """
+        for seconds in self._glances(timeout):
+            if await self._balancer.wait_async(seconds):
+                return True
+        return False
 
     async def _settled(self, driven: Coroutine[Any, Any, Any]) -> Any:
         """What the long way comes to."""
