@@ -56,11 +56,12 @@ def services(registry: ManualDiscovery) -> Iterator[clientlb.Services]:
 
 async def test_every_endpoint_keeps_its_connection(kind: Kind, server: Process, services: clientlb.Services) -> None:
     before = server.figures()
-    async with kind.client(services) as http:
-        for _ in range(1500):
+    limits = kind.library.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=60)
+    async with kind.client(services, limits=limits) as http:  # as by default, but for a machine that takes its time
+        for _ in range(300):
             await http.get("http://orders/")
         after = server.figures()
-    assert after["calls"]["/"] - before["calls"].get("/", 0) == 1500
+    assert after["calls"]["/"] - before["calls"].get("/", 0) == 300
     assert after["opened"] - before["opened"] - 1 == len(HOSTS)
     wait_until(lambda: open_connections(server) == 0, what="the client's connections are closed")
 

@@ -17,7 +17,7 @@ from clientlb.testing import ManualDiscovery
 from tests.http.conftest import Http, Kind, Process
 
 Start = Callable[..., Process]
-SOON, LATE = 0.3, 3.0
+SOON, LATE = 0.5, 4.0
 """Seconds: a deadline, and when a call with that deadline is late. Most of the difference is for slow machines."""
 CALM = clientlb.HealthOptions(consecutive_failures=1000, connect_failures=1000)
 

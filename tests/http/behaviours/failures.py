@@ -90,13 +90,14 @@ async def timeouts(world: World) -> object:
     slow, paused = world.url("/sleep?seconds=5"), world.url("/stream?chunks=2&pause=5")
     timeout: Any = world.kind.library.Timeout
     errors = []
-    async with world.client(timeout=0.1) as http:
+    # long enough to connect in
+    async with world.client(timeout=0.3) as http:
         errors += [await error(http.post(slow)), await error(http.post(paused))]
     async with world.client(timeout=None) as http:
-        forms: list[Any] = [0.1, (5, 0.1, 5, 5), timeout(5, read=0.1), timeout(connect=5, read=0.1, write=5, pool=5)]
+        forms: list[Any] = [0.3, (5, 0.1, 5, 5), timeout(5, read=0.1), timeout(connect=5, read=0.1, write=5, pool=5)]
         for form in forms:
             errors.append(await error(http.post(slow, timeout=form)))
-        errors.append(await error(http.get(slow, timeout=0.05)))
+        errors.append(await error(http.get(slow, timeout=0.3)))
         errors.append(seen(await http.get(world.url("/sleep?seconds=0.1"), timeout=timeout(None)))[0])
     return errors
 
