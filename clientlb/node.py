@@ -58,6 +58,7 @@ class Node(_Called):
             clock.
         breaker: Whether the endpoint may be tried.
         connected: It has answered before, so that an answer no longer has the making of the connection in it.
+        rest: By what a policy multiplies the time for which it leaves a slow endpoint alone.
         report: What the server last said about its load, if it does.
         troubled: The breaker is not closed, or has counted a failure: a success is news to it.
         started: When its server started, in seconds of the balancer's clock: what its registry says, else when it
@@ -65,7 +66,7 @@ class Node(_Called):
         column: Where its counters are in the figures of the balancer.
     """
 
-    __slots__ = ("breaker", "endpoint", "report", "started")
+    __slots__ = ("breaker", "endpoint", "report", "rest", "started")
 
     def __init__(self, endpoint: Endpoint, column: int = 0) -> None:
         self.describe(endpoint)
@@ -77,6 +78,7 @@ class Node(_Called):
         self.breaker: Breaker = Breaker()
         self.connected: bool = False
         self.report: LoadReport | None = None
+        self.rest: float = _ONE
         self.started: float = -inf
         self.troubled: bool = False
         self.column: int = column
@@ -88,6 +90,7 @@ class Node(_Called):
         node.breaker, node.report = self.breaker.detached(now), self.report
         node.mean, node.heard, node.heard_at = self.mean, self.heard, self.heard_at
         node.connected, node.troubled, node.started = self.connected, self.troubled, self.started
+        node.rest = self.rest
         return node
 
     def describe(self, endpoint: Endpoint) -> None:

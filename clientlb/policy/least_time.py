@@ -32,6 +32,17 @@ _FIRST_FAILURE = 1.0
 """Seconds. The latency that the failure of a node multiplies when neither it nor a peer has answered yet."""
 _LONGEST_FAILURE = 30.0
 """Seconds. Failures in a row multiply a latency up to here."""
+_REST = 30.0
+"""Latencies of its own for which a node rests at first. So a fast one that only seemed slow is back soon."""
+_LONGEST_REST = 1e6
+"""Times that. The rest of a node that stays slow doubles up to here."""
+_ONCE = 2.0
+"""Answers in the mean of a node that answered once since it was tried: that of its peers, and its own."""
+_FEW = 10
+"""Nodes up to which a pick that looks for one to be tried again looks at all that are drawn. Of more nodes, to look at
+others than the first one made calls slower."""
+_LEAST_HEARD = 1e-9
+"""Answers. Of a peer that has faded to nothing, so much is left."""
 _PAUSE = 1.0
 """Seconds without an answer, from which on the mean fades. Busy nodes are spared the arithmetic."""
 
@@ -45,11 +56,13 @@ class LeastTime:
     count most. The silence is the time for which a node with calls in flight has answered none of them, so that one
     that hangs is seen before its first timeout.
 
-    A node that had no call for `retry_after` seconds gets one, to find out whether it is still as slow as it was. What
-    comes of it is averaged with the mean of its peers, not with what was known before. A node that is new, or has just
-    come back, gets one call at a time, and is drawn as often as the others, until it has answered twice: the first
-    answer has the making of the connection in it and is not counted, the second is averaged with the mean of the peers,
-    so that a lucky one does not draw everybody to the node.
+    A node that had no call for thirty times its latency gets one, to find out whether it is still as slow as it was.
+    Else a client with few calls at a time would give none to a server of which the only answers came while it was
+    warming up. While it stays slow, it rests twice as long each time, at most for `retry_after` seconds. What comes of
+    the call is averaged with the mean of its peers, in which those with more answers count more, not with what was
+    known before. A node that is new, or has just come back, gets one call at a time, and is drawn as often as the
+    others, until it has answered twice: the first answer has the making of the connection in it and is not counted, the
+    second is averaged with the mean of the peers, so that a lucky one does not draw everybody to the node.
 
     A failure never looks fast: it counts as `failure_factor` times the latency known so far, or as the time it took if
     that is more. Otherwise a server that answers 503 at once would draw the traffic of all the others (linkerd2-proxy
@@ -63,8 +76,8 @@ class LeastTime:
     Args:
         answers: How many answers the mean remembers (default 28; of fewer, the mean is mostly luck).
         decay: Time constant of the mean in seconds (default 10, as in Finagle's `PeakEwma`).
-        retry_after: Seconds without a call after which a node is tried again (default 10); `failure_factor` times as
-            long if its last call failed.
+        retry_after: Seconds without a call after which the slowest nodes are tried again (default 10); `failure_factor`
+            times as long, however fast they were, if their last call failed.
         failure_factor: What a failure multiplies the latency by (default 3).
         slow_start: Seconds from its start in which a server is young (default 10); 0 for no slow start.
 
@@ -172,25 +185,38 @@ class LeastTime:
     def _choose_with_care(self, drawn: Sequence[Node], now: float, *, look: bool) -> Node:
         """Choose one of `drawn`, of some of which nothing may be known, and others may be silent.
 
-        The first one is random. If it is unknown, it is taken; if it has been forgotten, only in picks that `look`.
+        The first one is random. If it is unknown, it is taken; one that has been forgotten only in picks that `look`.
         """
         first = drawn[0]
         known = [node for node in drawn if node.score != _UNKNOWN]
         if not known:
             return min(drawn, key=lambda node: node.in_flight * node.inverse_weight)
-        if not first.in_flight and (first.score == _UNKNOWN or (look and self._is_forgotten(first, now))):
-            # its mean begins with that of its peers, which counts as one answer; until its own comes, it costs the same
-            peers = [node for node in known if node is not first] or known
-            first.mean = sum(peer.mean for peer in peers) / len(peers)
-            first.heard = 1.0
-            first.heard_at = now
-            return first
-        chosen = min(known, key=lambda node: self._cost(node, now))
-        self._begin(chosen, now)
-        return chosen
+        tried: Node | None = None
+        if first.score == _UNKNOWN:
+            tried = None if first.in_flight else first
+        elif look:
+            candidates = known if self._count <= _FEW else known[:1]
+            tried = next((node for node in candidates if self._is_forgotten(node, now)), None)
+            if tried is not None:
+                tried.rest = min(2.0 * tried.rest, _LONGEST_REST) if tried.heard <= _ONCE else 1.0
+        if tried is None:
+            chosen = min(known, key=lambda node: self._cost(node, now))
+            self._begin(chosen, now)
+            return chosen
+        # its mean begins with that of its peers, which counts as one answer; until its own comes, it costs the same
+        tried.mean = _mean_of([node for node in known if node is not tried] or known)
+        tried.heard = 1.0
+        tried.heard_at = now
+        return tried
 
     def _is_forgotten(self, node: Node, now: float) -> bool:
-        patience = self.retry_after * self.failure_factor if node.troubled else self.retry_after
+        if node.in_flight:
+            return False
+        patience = self.retry_after
+        if node.troubled:
+            patience *= self.failure_factor
+        else:
+            patience = min(patience, _REST * node.rest * node.mean)
         return now - node.heard_at > patience
 
     def _begin(self, node: Node, now: float) -> None:
@@ -252,6 +278,12 @@ class LeastTime:
     def describe(self, node: Node, nodes: Sequence[Node], now: float) -> str | None:
         """Say how much of its weight a young node has."""
         return describe(self._youth.factor(node))
+
+
+def _mean_of(peers: Sequence[Node]) -> float:
+    """The mean latency of some nodes. Who had few answers, or none for a while, may have been met at a bad moment."""
+    weights = [node.heard + _LEAST_HEARD for node in peers]
+    return sum(node.mean * weight for node, weight in zip(peers, weights, strict=True)) / sum(weights)
 
 
 def _drawn(nodes: Sequence[Node], first: int, steps: Steps) -> list[Node]:

@@ -26,6 +26,13 @@ def one_slow(world: World) -> None:
         world.at(moment, partial(setattr, world.servers[0], "least_work", least_work))
 
 
+def slow_at_first(world: World, seconds: float, least_work: float) -> None:
+    """Every call takes long for a moment at the start, as while connections are made and programs warm up."""
+    for server in world.servers:
+        server.least_work = least_work
+        world.at(seconds, partial(setattr, server, "least_work", 0.0))
+
+
 def fluctuating(world: World, every: float, fastest: float) -> None:
     """The speed of each server is drawn anew again and again."""
     rng = world.rng("fluctuation")

@@ -46,6 +46,12 @@ def _to_first(count: int, result: Result) -> dict[str, float]:
     return {"share of the bad ones": sum(result.shares[:count])}
 
 
+def _evenness(result: Result) -> dict[str, float]:
+    """How far from an equal share those servers are that get the fewest calls and the most."""
+    fair = 1.0 / len(result.shares)
+    return {"least of a fair share": min(result.shares) / fair, "most of it": max(result.shares) / fair}
+
+
 def _black_hole_figures(count: int, result: Result) -> dict[str, float]:
     setting = result.setting
     since = setting.warm_up + 1.0
@@ -131,6 +137,22 @@ def _scenarios() -> Iterator[Scenario]:
             )
         },
         lambda result: {"success within 1 s": result.within(1.0)},
+    )
+    quiet = Setting(
+        clients=1,
+        servers=4,
+        work=Steady(0.007, 0.002),
+        calls_per_second=150.0,
+        cores=inf,
+        warm_up=5.0,
+        measured=20.0,
+        incidents=partial(incidents.slow_at_first, seconds=0.15, least_work=0.07),
+    )
+    yield Scenario(
+        "quiet",
+        "one client with one call at a time, equal servers; all are ten times slower in the first 0.15 s",
+        {f"1x{servers}": replace(quiet, servers=servers) for servers in (4, 10)},
+        _evenness,
     )
     rates, slots, service = (1.0, 3.0), 4, 0.004
     yield Scenario(

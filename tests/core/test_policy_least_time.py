@@ -1,6 +1,7 @@
 """Least time: what draws traffic, what repels it, and how a node gets its next chance. The clock is a number."""
 
 import random
+from itertools import pairwise
 from math import inf
 
 import pytest
@@ -192,6 +193,55 @@ class TestForgottenNode:
         chosen(policy, fleet, 5_000, now=31.0)
         policy.observe(fleet[-1], 0.001, False, 31.0)
         assert policy.latency(fleet[-1]) == pytest.approx(6.0)
+
+
+@pytest.mark.parametrize("count", [2, 4, 10])
+def test_who_is_fast_rests_for_thirty_of_its_own_latencies(count):
+    for now, tried in ((1.4, 0), (1.6, 1)):
+        policy = LeastTime()
+        fleet = known(policy, *[0.010] * (count - 1), 0.050)
+        for node in fleet[:-1]:
+            node.heard_at = now
+        assert chosen(policy, fleet, 5_000, now=now)[fleet[-1]] == tried
+
+
+def test_who_stays_slow_rests_twice_as_long_each_time():
+    policy, rng, now = LeastTime(), random.Random(7), 0.0
+    two = known(policy, 0.010, 0.040)
+    tried = []
+    while now < 100.0:
+        now += 0.010
+        node = policy.choose(two, now, rng)
+        policy.observe(node, 0.040 if node is two[1] else 0.010, True, now)
+        if node is two[1]:
+            tried.append(now)
+    rests = [later - earlier for earlier, later in pairwise(tried)]
+    assert rests[0] < 3.0
+    assert rests[:3] == sorted(rests[:3])
+    assert all(9.9 < rest < 11.0 for rest in rests[4:]), "as long as `retry_after`"
+    assert len(rests) > 8
+
+
+def test_who_is_no_longer_slow_rests_as_briefly_as_before():
+    policy = LeastTime()
+    two = known(policy, 0.010, 0.050)
+    two[1].rest = 8.0  # it was slow for long
+    for _ in range(20):
+        policy.observe(two[1], 0.050, True, 0.0)
+    two[0].heard_at = 13.0
+    assert chosen(policy, two, 1_000, now=13.0)[two[1]] == 1
+    assert two[1].rest == 1.0
+
+
+def test_a_forgotten_node_is_taken_to_be_like_those_that_are_known_well():
+    policy = LeastTime()
+    three = known(policy, 0.010, 0.500, 0.500)  # of two of them, the only answer was slow
+    for _ in range(50):
+        policy.observe(three[0], 0.010, True, 9.0)
+    three[1].heard_at = 9.0
+    assert chosen(policy, three, 1_000, now=10.5)[three[2]] == 1
+    policy.observe(three[2], 0.010, True, 10.5)
+    assert policy.latency(three[2]) < 0.020
 
 
 def test_who_calls_rarely_does_not_take_the_slow_one_for_forgotten_each_time():

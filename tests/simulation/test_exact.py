@@ -50,6 +50,13 @@ def test_the_default_reaches_what_buoyant_published():
     assert result.within(1.0) > 0.999
 
 
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_bad_start_does_not_keep_the_calls_of_a_quiet_client_from_equal_servers(seed):
+    figures = SCENARIOS["quiet"].figures(simulate(SCENARIOS["quiet"].points["1x4"], seed=seed))
+    assert figures["least of a fair share"] > 0.5  # else servers rest for 10 s each time that they seem slow: 0.11
+    assert figures["most of it"] < 1.5
+
+
 def storm(budget):
     """A fleet at 80 % stands still for 2 s. Returns the share of the calls lost from 5 s after the end of that on."""
     storm = SCENARIOS["retry-storm"].points["drop"]

@@ -13,6 +13,7 @@ import tempfile
 import textwrap
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from clientlb.cli.demo.fleet import Fleet
@@ -20,6 +21,8 @@ from clientlb.cli.demo.screen import Screen, View
 from clientlb.cli.demo.traffic import Traffic
 from clientlb.cli.demo.watching import Watching
 from clientlb.errors import ClientLBError, DiscoveryError
+from clientlb.options import Options
+from clientlb.policy import LeastTime
 from clientlb.registration import open_registrar
 from clientlb.services import Services
 
@@ -27,6 +30,9 @@ WORK = 0.005
 """Seconds that a call takes an ordinary server."""
 
 SLOWDOWN = 20
+
+SLOW_START = 1.0
+"""Seconds for which a new server is spared. By default it is ten, in which the demo would be nearly over."""
 
 _BETWEEN_LOOKS = 0.25
 _PATIENCE = 10.0
@@ -55,7 +61,8 @@ async def tell(*, registry: str | None, flavour: str, seconds: float, rate: floa
             web, ledger = f"clientlb-demo-web-{mark}", f"clientlb-demo-ledger-{mark}"
         watching = Watching({web: "web", ledger: "ledger"})
         async with Fleet(registry, Path(folder)) as fleet:
-            with Services(registry, hooks=[watching.note]) as services:
+            options = Options(policy=partial(LeastTime, slow_start=SLOW_START))
+            with Services(registry, options=options, hooks=[watching.note]) as services:
                 traffic = Traffic(services, flavour=flavour, web=web, ledger=ledger, rate=rate)
                 story = _Story(fleet, services, traffic, watching, screen, (web, ledger), seconds)
                 with screen:
