@@ -6,6 +6,7 @@ import dataclasses
 import os
 import tomllib
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,9 @@ _NESTED: dict[type[Any], dict[str, type[Any]]] = {
 
 _OPTIONAL = frozenset({"deadline", "attempt_timeout", "deadline_header", "journal", "throttle", "hedge", "check"})
 """What is None by default. TOML has no such value, so `false` stands for it."""
+
+_CLOSE = 0.75
+"""How much a variable looks like an option that it surely was meant to be, as `difflib` has it."""
 
 
 def load_options(
@@ -101,6 +105,8 @@ def _tree_of_variables(environ: Mapping[str, str]) -> dict[str, Any]:
             continue
         *tables, name = variable.removeprefix("CLIENTLB_").lower().split("__")
         if not tables and name not in Options.__dataclass_fields__:
+            if meant := get_close_matches(name, Options.__dataclass_fields__, 1, _CLOSE):
+                raise ConfigurationError(f"{variable} does not exist; did you mean CLIENTLB_{meant[0].upper()}?")
             continue  # other parts of clientlb have variables of their own
         table = tree
         for depth, step in enumerate(tables, 1):

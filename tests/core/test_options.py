@@ -344,6 +344,7 @@ def test_bad_file_is_named(tmp_path, text, complaint):
             {"CLIENTLB_RETRY__ATTEMPTS": "5", "CLIENTLB_RETRY": "x"},
             "CLIENTLB_RETRY is 'x', so CLIENTLB_RETRY__ATTEMPTS has no place",
         ),
+        ({"CLIENTLB_POLICIE": "p2c"}, "CLIENTLB_POLICIE does not exist; did you mean CLIENTLB_POLICY"),
         ({"CLIENTLB_RETRY": "x"}, "default.retry is 'x'; give a table"),
         ({"CLIENTLB_RETRY__STATUSES": "503"}, "retry.statuses is 503; give a set"),
         ({"CLIENTLB_RETRY__ATTEMPTS": "many"}, "default.retry.attempts is 'many'; give a whole number"),
