@@ -5,8 +5,10 @@ One hook for the process, set at the first use: nothing happens at import.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
+import sys
 import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -38,6 +40,10 @@ def never_free(inherited: Any) -> None:
 
 
 def _renew_all() -> None:
+    if "grpc" in sys.modules:
+        # what the parent has left to the garbage collector stays: freed here, channels of grpc.aio wait for ever for a
+        # thread that only the parent has
+        gc.freeze()
     for owner, after_fork in list(_alive.items()):
         try:
             after_fork(owner)

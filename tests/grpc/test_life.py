@@ -272,6 +272,39 @@ def test_a_forked_child_has_channels_of_its_own(stubs, pair):
     assert "both called" in done.stdout, done.stderr
 
 
+def test_a_forked_child_does_not_free_channels_that_its_parent_has_left_to_the_garbage_collector():
+    script = """
+        import asyncio, contextlib, gc, os, signal
+        import grpc.aio
+        import clientlb
+        from clientlb.testing import ManualDiscovery
+
+        class Cycle:
+            pass
+
+        async def call_nobody():
+            cycle = Cycle()
+            cycle.itself, cycle.channel = cycle, grpc.aio.insecure_channel("127.0.0.1:1")
+            with contextlib.suppress(grpc.RpcError):
+                await cycle.channel.unary_unary("/a/b")(b"", timeout=0.2)
+
+        gc.disable()
+        asyncio.run(call_nobody())
+        services = clientlb.Services(ManualDiscovery({"orders": ["127.0.0.1:1"]}))
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(30)  # without care it waits for ever
+            gc.collect()
+            os._exit(0)
+        print("ended with", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+        os._exit(0)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert "ended with 0" in done.stdout, done.stderr
+
+
 def test_channels_of_an_endpoint_that_came_back_are_new(connect, discovery, pb, pair):
     discovery.set("orders", [pair[0].address])
     orders = connect()
