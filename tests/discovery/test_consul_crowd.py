@@ -24,8 +24,8 @@ from tests.servers.process import wait_until
 
 @pytest.fixture
 def narrow() -> Iterator[ConsulServer]:
-    """An agent that takes 20 connections from us."""
-    with running(ConsulServer(dev=True, extra={"limits": {"http_max_conns_per_client": 20}})) as server:
+    """An agent that takes 40 connections from us: four times what is asked for, as up to 20 were seen for a moment."""
+    with running(ConsulServer(dev=True, extra={"limits": {"http_max_conns_per_client": 40}})) as server:
         yield server
 
 
