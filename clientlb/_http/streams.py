@@ -57,10 +57,8 @@ class Stream:
         try:
             if type(timeout) is not Remaining:
                 return Stream(self._stream.start_tls(ssl_context, server_hostname, timeout))
-            with (
-                self.get_extra_info("socket").dup() as handle,
-                self._watched(timeout, handle),
-            ):  # TLS takes the original
+            # TLS takes the original socket
+            with self.get_extra_info("socket").dup() as handle, self._watched(timeout, handle):
                 return Stream(self._stream.start_tls(ssl_context, server_hostname, timeout.now()))
         except BaseException:
             self.close()

@@ -6,7 +6,7 @@ import asyncio
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -138,15 +138,21 @@ def test_a_second_attempt_that_cannot_be_started_leaves_the_first_alone(over, pb
         assert caller.balancer.stats().hedges == 0
 
 
-def test_with_call_has_the_call_that_answered(pb, pair, stub_class):
-    slow, fast = pair
-    retry = clientlb.RetryOptions(hedge=clientlb.HedgeOptions(delay=0.1))
+@contextmanager
+def hedged_channel(servers: Sequence[Any], delay: float) -> Iterator[tuple[Any, clientlb.Services]]:
+    retry = clientlb.RetryOptions(hedge=clientlb.HedgeOptions(delay=delay))
     options = clientlb.Options(policy="round_robin", retry=retry)
-    addresses = [server.address for server in pair]
+    addresses = [server.address for server in servers]
     with (
         clientlb.Services(ManualDiscovery({"orders": addresses}), options=options) as services,
         clientlb.grpc.channel("orders", services, idempotent=True) as channel,
     ):
+        yield channel, services
+
+
+def test_with_call_has_the_call_that_answered(pb, pair, stub_class):
+    slow, fast = pair
+    with hedged_channel(pair, delay=0.1) as (channel, _):
         for _ in range(2):
             reply, call = stub_class(channel).Get.with_call(pb.Request(**at(slow, SLOW)))
             assert reply.port == fast.port
@@ -154,13 +160,7 @@ def test_with_call_has_the_call_that_answered(pb, pair, stub_class):
 
 
 def test_a_future_has_one_attempt_at_a_time(pb, pair, stub_class):
-    retry = clientlb.RetryOptions(hedge=clientlb.HedgeOptions(delay=0.05))
-    options = clientlb.Options(policy="round_robin", retry=retry)
-    addresses = [server.address for server in pair]
-    with (
-        clientlb.Services(ManualDiscovery({"orders": addresses}), options=options) as services,
-        clientlb.grpc.channel("orders", services, idempotent=True) as channel,
-    ):
+    with hedged_channel(pair, delay=0.05) as (channel, services):
         futures = [stub_class(channel).Get.future(pb.Request(act="sleep", argument="0.3")) for _ in range(2)]
         assert {future.result().port for future in futures} == {server.port for server in pair}
         assert services["orders"].stats().hedges == 0

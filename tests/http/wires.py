@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import types
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any
 
@@ -234,16 +235,18 @@ def stepping(function: Coroutine[Any, Any, Any], step: Callable[[int], None]) ->
             resume = lambda sent=sent: function.send(sent)  # noqa: E731
 
 
-class Cancel:
+class Cancel(ABC):
     """How a task is cancelled: `run` runs a coroutine until `now` is called, and says whether it came to its end."""
 
     loop: str
 
+    @abstractmethod
     async def run(self, call: Callable[[], Awaitable[object]]) -> bool:
-        raise NotImplementedError
+        """Run it; True if it came to its end."""
 
+    @abstractmethod
     def now(self) -> None:
-        raise NotImplementedError
+        """Cancel it."""
 
 
 class ByScope(Cancel):
